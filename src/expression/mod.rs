@@ -1,0 +1,71 @@
+//! CEL expressions: parsed by the `cel` crate, type-checked and compiled to closures by us.
+//!
+//! `compile` is called when a file is read and reports every problem with its place; a [`Program`] is run per record and
+//! touches no clock, chance or I/O, so that a replay gives the same value. Meaning: the CEL specification without protobuf,
+//! judged by its conformance data (`tests/cel/`).
+
+use std::ops::Range;
+
+use smol_str::SmolStr;
+
+use crate::model::{Type, Value};
+
+mod program;
+
+pub use program::Program;
+
+/// The names that an expression may use, in the order in which their values are given to [`Program::evaluate`].
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    pub variables: Vec<(SmolStr, Type)>,
+}
+
+impl Scope {
+    pub fn new(variables: impl IntoIterator<Item = (&'static str, Type)>) -> Scope {
+        Scope { variables: variables.into_iter().map(|(name, ty)| (SmolStr::new_static(name), ty)).collect() }
+    }
+
+    pub fn slot(&self, name: &str) -> Option<usize> {
+        self.variables.iter().position(|(known, _)| known == name)
+    }
+}
+
+/// What is wrong with an expression, and where in its text.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ExpressionProblem {
+    pub kind: ExpressionProblemKind,
+    /// Bytes of the expression's own text.
+    pub at: Range<usize>,
+    /// Lowercase, no full stop: `no field \`pice\` in \`event\``.
+    pub message: String,
+    /// What to do: `did you mean \`price\`?`
+    pub help: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExpressionProblemKind {
+    Syntax,
+    UnknownName,
+    UnknownField,
+    UnknownFunction,
+    TypeError,
+    Limit,
+}
+
+/// Why an expression has no value for one record. It goes the way of the node's `on_error`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EvaluationError {
+    /// Lowercase, no full stop: `division by zero`, `no such key: \`x\``.
+    pub message: String,
+}
+
+/// Reads, checks and compiles an expression.
+///
+/// # Errors
+/// All problems found; at least one.
+pub fn compile(source: &str, scope: &Scope) -> Result<Program, Vec<ExpressionProblem>> {
+    program::compile(source, scope)
+}
+
+/// A name for the values of one evaluation, in the order of the scope.
+pub type Values<'a> = &'a [&'a Value];

@@ -1,0 +1,2 @@
+//! A result becomes an exit code.
+fn main() {}

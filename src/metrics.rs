@@ -1,0 +1,114 @@
+//! The one table of metrics. Nothing is counted under a name that is not in [`METRICS`].
+//!
+//! Handles are made at start and held; counting is one atomic addition. Each worker (each test, each simulation) has its own
+//! [`Metrics`]: there is no global registry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter as PrometheusCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge as PrometheusGauge;
+use prometheus_client::registry::Registry;
+
+/// A counter, shared by all that count under the same labels.
+pub type Counter = PrometheusCounter<u64, AtomicU64>;
+/// A gauge, whole numbers.
+pub type Gauge = PrometheusGauge;
+
+type Labels = Vec<(String, String)>;
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Metric {
+    /// Counters end in `_total`.
+    pub name: &'static str,
+    pub kind: MetricKind,
+    /// Label names; never a record key.
+    pub labels: &'static [&'static str],
+    /// What it counts, with its unit.
+    pub meaning: &'static str,
+    /// What to do when it rises.
+    pub action: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetricKind {
+    Counter,
+    Gauge,
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], meaning: &'static str, action: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Counter, labels, meaning, action }
+}
+
+#[allow(dead_code, reason = "the first gauge comes with the runtime")]
+const fn gauge(name: &'static str, labels: &'static [&'static str], meaning: &'static str, action: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Gauge, labels, meaning, action }
+}
+
+pub const RECORDS: Metric = counter("millstream_records_total", &["source"], "Records read and decoded.", "Nothing: this is the work.");
+pub const STALE_RECORDS: Metric =
+    counter("millstream_stale_records_total", &["table", "source"], "Records older than their own source's version in the row.", "Look for a producer that sends late or replays.");
+
+/// All metrics, in the order of the manual.
+pub const METRICS: &[&Metric] = &[&RECORDS, &STALE_RECORDS];
+
+/// The metrics of one worker.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    counters: BTreeMap<&'static str, Family<Labels, Counter>>,
+    gauges: BTreeMap<&'static str, Family<Labels, Gauge>>,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Metrics> {
+        let mut registry = Registry::default();
+        let mut counters = BTreeMap::new();
+        let mut gauges = BTreeMap::new();
+        for metric in METRICS {
+            match metric.kind {
+                MetricKind::Counter => {
+                    let family = Family::<Labels, Counter>::default();
+                    // The library adds `_total` itself.
+                    registry.register(metric.name.trim_end_matches("_total"), metric.meaning, family.clone());
+                    counters.insert(metric.name, family);
+                }
+                MetricKind::Gauge => {
+                    let family = Family::<Labels, Gauge>::default();
+                    registry.register(metric.name, metric.meaning, family.clone());
+                    gauges.insert(metric.name, family);
+                }
+            }
+        }
+        Arc::new(Metrics { registry: Mutex::new(registry), counters, gauges })
+    }
+
+    /// A handle on a counter; `values` stand in the order of the metric's label names.
+    pub fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
+        self.counters.get(metric.name).map(|family| family.get_or_create(&labels(metric, values)).clone()).unwrap_or_default()
+    }
+
+    /// A handle on a gauge; `values` stand in the order of the metric's label names.
+    pub fn gauge(&self, metric: &Metric, values: &[&str]) -> Gauge {
+        self.gauges.get(metric.name).map(|family| family.get_or_create(&labels(metric, values)).clone()).unwrap_or_default()
+    }
+
+    /// All metrics as `/metrics` shows them (OpenMetrics text).
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+fn labels(metric: &Metric, values: &[&str]) -> Labels {
+    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+    metric.labels.iter().zip(values).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
