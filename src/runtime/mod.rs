@@ -15,6 +15,7 @@ pub mod settings;
 pub mod start;
 pub mod task;
 pub mod thread;
+pub mod worker;
 
 pub use fault::{Fault, Reaction};
 pub use observe::{Committed, Observer};
@@ -22,3 +23,4 @@ pub use settings::{Guarantee, Settings, Storage};
 pub use start::App;
 pub use task::Task;
 pub use thread::StreamThread;
+pub use worker::{Worker, WorkerHandle};
