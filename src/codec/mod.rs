@@ -16,6 +16,7 @@ pub use key::KeyCodec;
 mod tests;
 
 /// A codec of values, as written in `value:` of a source or output.
+#[derive(Debug)]
 pub struct CodecKind {
     pub name: &'static str,
     pub summary: &'static str,
