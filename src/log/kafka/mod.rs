@@ -1,0 +1,1 @@
+//! The log as Apache Kafka, through librdkafka. The only folder that names rdkafka.
