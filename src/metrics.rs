@@ -52,8 +52,12 @@ const fn gauge(name: &'static str, labels: &'static [&'static str], meaning: &'s
 }
 
 pub const RECORDS: Metric = counter("millstream_records_total", &["source"], "Records read and decoded.", "Nothing: this is the work.");
-pub const STALE_RECORDS: Metric =
-    counter("millstream_stale_records_total", &["table", "source"], "Records older than their own source's version in the row.", "Look for a producer that sends late or replays.");
+pub const STALE_RECORDS: Metric = counter(
+    "millstream_stale_records_total",
+    &["table", "source"],
+    "Records older than their own source's version in the row.",
+    "Look for a producer that sends late or replays.",
+);
 
 /// All metrics, in the order of the manual.
 pub const METRICS: &[&Metric] = &[&RECORDS, &STALE_RECORDS];

@@ -34,7 +34,9 @@ fn value(node: &Node) -> Value {
     match &node.value {
         Yaml::Broken => Value::Null,
         Yaml::Sequence(items) => Value::Array(items.iter().map(value).collect()),
-        Yaml::Mapping(entries) => Value::Object(entries.iter().map(|entry| (entry.key.clone(), value(&entry.value))).collect::<Map<_, _>>()),
+        Yaml::Mapping(entries) => {
+            Value::Object(entries.iter().map(|entry| (entry.key.clone(), value(&entry.value))).collect::<Map<_, _>>())
+        }
         Yaml::Scalar(scalar) => scalar_value(scalar),
     }
 }

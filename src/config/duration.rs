@@ -36,7 +36,8 @@ pub fn parse(text: &str) -> Result<i64, String> {
         }
         shortest = *ms;
         let part = number.parse::<i64>().ok().and_then(|number| number.checked_mul(*ms));
-        total = part.and_then(|part| total.checked_add(part)).filter(|total| *total <= DURATION_MAX_MS).ok_or("it is longer than 100 years")?;
+        total =
+            part.and_then(|part| total.checked_add(part)).filter(|total| *total <= DURATION_MAX_MS).ok_or("it is longer than 100 years")?;
         rest = after;
     }
     Ok(total)
@@ -60,7 +61,9 @@ mod tests {
 
     #[test]
     fn reads_and_shows_durations() {
-        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("1m", 60_000), ("2h", 7_200_000), ("7d", 604_800_000), ("1h30m", 5_400_000), ("0s", 0)] {
+        for (text, ms) in
+            [("500ms", 500), ("30s", 30_000), ("1m", 60_000), ("2h", 7_200_000), ("7d", 604_800_000), ("1h30m", 5_400_000), ("0s", 0)]
+        {
             assert_eq!(parse(text), Ok(ms), "{text}");
             assert_eq!(show(ms), text);
         }

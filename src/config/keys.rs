@@ -192,7 +192,11 @@ pub static SOURCE: Block = Block {
         required("topic", Topic, "The topic. Several sources may read one topic: the order between them is the topic's."),
         default("key", OneOf(KEY_CODECS), "string", "Codec of the record key."),
         default("value", OneOf(VALUE_CODECS), "json", "Codec of the value."),
-        optional("fields", Names(Free, &Type), "Types of the value's fields. Declared fields are checked when the file is read, and only they are parsed."),
+        optional(
+            "fields",
+            Names(Free, &Type),
+            "Types of the value's fields. Declared fields are checked when the file is read, and only they are parsed.",
+        ),
         optional("keyed_by", Expression, "What the record key equals; a record where it does not is a bad record."),
         default("time", Expression, "time", "Event time, a timestamp; default: the record's timestamp."),
         optional("id", Expression, "Identity of the record, for `dedupe`."),
@@ -261,9 +265,23 @@ pub static INPUT: Block = Block {
         default("role", OneOf(ROLES), "owner if there is one source", "Whether its records make rows exist."),
         default("order_by", Either(&[Expression, List(&Expression)]), "[time]", "Newest wins, within this source; ties by offset."),
         optional("when", Expression, "Only records for which this is true."),
-        optional("set", Names(Field, &Either(&[Expression, Form::Block(&RULE)])), "The fields that it sets: an expression, or a field rule."),
-        default("on_tombstone", OneOf(ON_TOMBSTONE), "delete_row for owners, clear_fields for contributors, ignore in windows", "What a record without a value does."),
-        default("when_owner_missing", Either(&[OneOf(WHEN_OWNER_MISSING), Form::Block(&OWNER_MISSING)]), "placeholder", "What a contributor's record does where no owner has spoken."),
+        optional(
+            "set",
+            Names(Field, &Either(&[Expression, Form::Block(&RULE)])),
+            "The fields that it sets: an expression, or a field rule.",
+        ),
+        default(
+            "on_tombstone",
+            OneOf(ON_TOMBSTONE),
+            "delete_row for owners, clear_fields for contributors, ignore in windows",
+            "What a record without a value does.",
+        ),
+        default(
+            "when_owner_missing",
+            Either(&[OneOf(WHEN_OWNER_MISSING), Form::Block(&OWNER_MISSING)]),
+            "placeholder",
+            "What a contributor's record does where no owner has spoken.",
+        ),
         planned("key", "re-keying", "Groups by another field."),
     ],
 };
@@ -343,7 +361,10 @@ pub static TOP: Block = Block {
 pub static PUT: Block = Block {
     name: "`put`",
     summary: "An entry of a map inside the row.",
-    keys: &[required("at", Expression, "The key of the entry: text, a whole number or a bool."), required("value", FIELDS_OR_EXPRESSION, "The entry.")],
+    keys: &[
+        required("at", Expression, "The key of the entry: text, a whole number or a bool."),
+        required("value", FIELDS_OR_EXPRESSION, "The entry."),
+    ],
 };
 
 pub static REMOVE: Block =
@@ -410,15 +431,17 @@ pub static REDIS: Block = Block {
         optional("replace_by", OneOf(REPLACE_BY), "`zset`: an update replaces the member with the same score."),
         optional("keep_last", Count(1, 10_000_000), "`zset`, `stream`: only the newest so many."),
         optional("ttl", Duration, "When Redis forgets the key after its last write; default: never."),
-        default("on_delete", Either(&[OneOf(VIEW_ON_DELETE), Form::Block(&EXPIRE)]), "del", "What happens when the row is deleted or `when` turns false."),
+        default(
+            "on_delete",
+            Either(&[OneOf(VIEW_ON_DELETE), Form::Block(&EXPIRE)]),
+            "del",
+            "What happens when the row is deleted or `when` turns false.",
+        ),
     ],
 };
 
-pub static EXPIRE: Block = Block {
-    name: "`on_delete`",
-    summary: "Lets what the row wrote expire.",
-    keys: &[required("expire", Duration, "How long it stays.")],
-};
+pub static EXPIRE: Block =
+    Block { name: "`on_delete`", summary: "Lets what the row wrote expire.", keys: &[required("expire", Duration, "How long it stays.")] };
 
 pub static NOTIFY: Block = Block {
     name: "`notify`",

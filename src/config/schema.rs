@@ -104,9 +104,9 @@ impl Schema {
             Form::Flag => json!({ "type": "boolean" }),
             Form::Choice(choices) => choice(choices),
             Form::Type => {
-                self.blocks.entry("type".to_owned()).or_insert_with(|| {
-                    json!({ "anyOf": [{ "type": "string" }, { "type": "object", "additionalProperties": { "$ref": "#/$defs/type" } }] })
-                });
+                self.blocks.entry("type".to_owned()).or_insert_with(
+                    || json!({ "anyOf": [{ "type": "string" }, { "type": "object", "additionalProperties": { "$ref": "#/$defs/type" } }] }),
+                );
                 json!({ "$ref": "#/$defs/type" })
             }
             Form::Data => json!({}),

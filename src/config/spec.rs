@@ -253,7 +253,9 @@ pub enum StepKind {
     Send(Send),
     Expect(Expectation),
     Crash,
-    Rebalance { workers: usize },
+    Rebalance {
+        workers: usize,
+    },
     /// Milliseconds of wall clock.
     Advance(i64),
     Commit,
@@ -410,7 +412,9 @@ impl Expression {
                         Some('U') => 8,
                         _ => 0,
                     };
-                    (0..digits).for_each(|_| drop(rest.next()));
+                    for _ in 0..digits {
+                        rest.next();
+                    }
                 }
                 _ => {}
             }

@@ -65,7 +65,7 @@ struct Parser<'a> {
     at: usize,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
     /// Bounded by [`DEPTH_MAX`], so it may call itself.
     fn ty(&mut self, depth: usize) -> Result<Type, TypeProblem> {
         if depth > DEPTH_MAX {
@@ -118,7 +118,9 @@ impl Parser<'_> {
             let start = self.at;
             let name = self.word().to_owned();
             if name.is_empty() {
-                return Err(self.problem(start..self.text.len(), "the name of a field is expected".to_owned()).with("write `{ street: string }`"));
+                return Err(self
+                    .problem(start..self.text.len(), "the name of a field is expected".to_owned())
+                    .with("write `{ street: string }`"));
             }
             if fields.iter().any(|field| field.name == name) {
                 return Err(self.problem(start..self.at, format!("`{name}` is there twice")));
@@ -144,8 +146,9 @@ impl Parser<'_> {
         self.at = self.text.len() - self.text[self.at..].trim_start().len();
     }
 
-    fn word(&mut self) -> &str {
-        let rest = &self.text[self.at..];
+    fn word(&mut self) -> &'a str {
+        let text: &'a str = self.text;
+        let rest = &text[self.at..];
         let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').unwrap_or(rest.len());
         self.at += end;
         &rest[..end]
@@ -155,7 +158,9 @@ impl Parser<'_> {
         self.space();
         if self.peek() != Some(c) {
             let found = self.text[self.at..].chars().next().map_or("the end".to_owned(), |c| format!("`{c}`"));
-            return Err(self.problem(self.at..self.text.len(), format!("`{c}` is expected, found {found}")).with(&format!("write `{example}`")));
+            return Err(self
+                .problem(self.at..self.text.len(), format!("`{c}` is expected, found {found}"))
+                .with(&format!("write `{example}`")));
         }
         self.at += c.len_utf8();
         Ok(())
@@ -177,7 +182,9 @@ impl TypeProblem {
         self.help = match OTHER_NAMES.iter().find(|(other, _)| *other == lower) {
             Some((_, ours)) => Some(format!("write `{ours}`")),
             None if matches!(lower.as_str(), "array" | "set" | "seq") => Some("write `list<string>`".to_owned()),
-            None if matches!(lower.as_str(), "object" | "struct" | "record" | "dict") => Some("write its fields as a nested map".to_owned()),
+            None if matches!(lower.as_str(), "object" | "struct" | "record" | "dict") => {
+                Some("write its fields as a nested map".to_owned())
+            }
             None => suggest::did_you_mean(name, TYPES.iter().map(|ty| ty.name).chain(["list", "map", "optional"]), "types"),
         };
         self
@@ -206,7 +213,9 @@ mod tests {
 
     #[test]
     fn types_read_back_as_they_are_shown() {
-        for text in ["string", "optional decimal", "list<map<string, optional int>>", "map<string, any>", "{ street: string, zip: optional int }"] {
+        for text in
+            ["string", "optional decimal", "list<map<string, optional int>>", "map<string, any>", "{ street: string, zip: optional int }"]
+        {
             assert_eq!(parse(text).map(|ty| ty.to_string()).as_deref(), Ok(text));
         }
         for ty in TYPES {

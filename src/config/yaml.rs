@@ -160,7 +160,8 @@ fn explain(error: &ScanError, file: &SourceText, diagnostics: &mut Diagnostics, 
     let near = |place: &&Place| file.line_column(place.start).0.abs_diff(line) <= 1;
     let echo = broken.iter().find(near).is_some();
     let value = value_of_line(file, line).filter(|value| offset >= value.start);
-    let value = value.or_else(|| (1..line).rev().find(|line| !file.line(*line).1.trim().is_empty()).and_then(|line| value_of_line(file, line)));
+    let value =
+        value.or_else(|| (1..line).rev().find(|line| !file.line(*line).1.trim().is_empty()).and_then(|line| value_of_line(file, line)));
     let trap = value.and_then(|at| trap(file.slice(at)).map(|trap| (at, trap)));
     match trap {
         Some((at, trap)) if !broken.contains(&at) => {
@@ -172,7 +173,8 @@ fn explain(error: &ScanError, file: &SourceText, diagnostics: &mut Diagnostics, 
         _ if echo => None,
         _ => {
             let tab = file.text[offset..].starts_with('\t') || error.info().contains("tab");
-            let help = if tab { "indent with spaces, never with tabs" } else { "check the indentation, quotes and brackets around this place" };
+            let help =
+                if tab { "indent with spaces, never with tabs" } else { "check the indentation, quotes and brackets around this place" };
             diagnostics.push(codes::YAML_SYNTAX, here, plain_words(&error.info())).help(help);
             None
         }
@@ -197,7 +199,9 @@ fn value_of_line(file: &SourceText, line: usize) -> Option<Place> {
         rest = item.trim_start();
     }
     let value = match rest.find(": ") {
-        Some(colon) if rest[..colon].bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'"' | b'\'')) => rest[colon + 2..].trim(),
+        Some(colon) if rest[..colon].bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'"' | b'\'')) => {
+            rest[colon + 2..].trim()
+        }
         _ => rest.trim(),
     };
     if value.is_empty() || value.starts_with('#') {
@@ -234,7 +238,9 @@ fn trap(value: &str) -> Option<Trap> {
             unquoted("an unquoted value inside `{ }` or `[ ]` has one of YAML's own characters".to_owned())
         }
         _ if value.contains(": ") || value.ends_with(':') => unquoted("YAML reads `: ` inside this value as a key of its own".to_owned()),
-        _ if value.contains(['{', '}', '[', ']', '"', ',']) => unquoted("YAML reads a bracket, quote or comma inside this value as its own".to_owned()),
+        _ if value.contains(['{', '}', '[', ']', '"', ',']) => {
+            unquoted("YAML reads a bracket, quote or comma inside this value as its own".to_owned())
+        }
         _ => None,
     }
 }
@@ -361,7 +367,8 @@ impl<'a> Builder<'a> {
         options.emit_comments = false;
         options.flow_nesting_limit = DEPTH_MAX;
         options.block_nesting_limit = DEPTH_MAX;
-        let mut builder = Builder { text, broken, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, documents: 0, root: None, found: Vec::new() };
+        let mut builder =
+            Builder { text, broken, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, documents: 0, root: None, found: Vec::new() };
         for event in Parser::new_from_str_with_options(text, options) {
             let (event, span) = event?;
             builder.event(event, &span);
@@ -385,7 +392,12 @@ impl<'a> Builder<'a> {
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents == 2 {
-                    self.find(codes::SEVERAL_DOCUMENTS, at, "a second YAML document starts here".to_owned(), Some("put it into a file of its own".to_owned()));
+                    self.find(
+                        codes::SEVERAL_DOCUMENTS,
+                        at,
+                        "a second YAML document starts here".to_owned(),
+                        Some("put it into a file of its own".to_owned()),
+                    );
                 }
             }
             Event::Scalar(text, style, anchor, _) => {

@@ -44,7 +44,6 @@ pub enum Want {
     Ordered,
     /// Text, a whole number or a bool.
     MapKey,
-    String,
 }
 
 /// Whether null is an answer.
@@ -62,13 +61,20 @@ impl Want {
         match self {
             Want::Bool => matches!(ty, Type::Bool),
             Want::Timestamp => matches!(ty, Type::Timestamp),
-            Want::String => matches!(ty, Type::String),
             Want::Number => matches!(ty, Type::Int | Type::Uint | Type::Double | Type::Decimal),
             Want::MapKey => matches!(ty, Type::Bool | Type::Int | Type::Uint | Type::String),
             Want::Scalar => !matches!(ty, Type::List(_) | Type::Map(..) | Type::Object(_) | Type::Type | Type::Null | Type::Optional(_)),
             Want::Ordered => matches!(
                 ty,
-                Type::Bool | Type::Int | Type::Uint | Type::Double | Type::Decimal | Type::String | Type::Bytes | Type::Timestamp | Type::Duration
+                Type::Bool
+                    | Type::Int
+                    | Type::Uint
+                    | Type::Double
+                    | Type::Decimal
+                    | Type::String
+                    | Type::Bytes
+                    | Type::Timestamp
+                    | Type::Duration
             ),
         }
     }
@@ -81,7 +87,6 @@ impl Want {
             Want::Scalar => "one value, not a list or a map",
             Want::Ordered => "a value that has an order",
             Want::MapKey => "text, a whole number or a bool",
-            Want::String => "text",
         }
     }
 
@@ -89,12 +94,13 @@ impl Want {
     fn help(self, found: &Type) -> Option<String> {
         match (self, found) {
             (Want::Timestamp, Type::String) => Some("declare the field as `timestamp`, or convert it: `timestamp(…)`".to_owned()),
-            (Want::Timestamp, Type::Int) => Some("convert milliseconds since 1970: `timestamp(0) + duration(string(…) + \"ms\")`".to_owned()),
+            (Want::Timestamp, Type::Int) => {
+                Some("convert milliseconds since 1970: `timestamp(0) + duration(string(…) + \"ms\")`".to_owned())
+            }
             (Want::Bool, Type::String) => Some("compare it: `… == \"yes\"`".to_owned()),
             (Want::Bool, Type::Int | Type::Uint | Type::Double) => Some("compare it: `… > 0`".to_owned()),
             (Want::Number, Type::Timestamp) => Some("convert it: `unix_ms(…)`".to_owned()),
             (Want::Number, Type::String) => Some("convert it: `decimal(…)` or `double(…)`".to_owned()),
-            (Want::String, _) => Some("convert it: `string(…)`".to_owned()),
             _ => None,
         }
     }
@@ -105,7 +111,7 @@ impl Want {
             Want::Bool => "false",
             Want::Timestamp => "time",
             Want::Number => "0",
-            Want::Scalar | Want::Ordered | Want::MapKey | Want::String => "\"\"",
+            Want::Scalar | Want::Ordered | Want::MapKey => "\"\"",
         }
     }
 }
@@ -179,7 +185,8 @@ impl Compiler<'_> {
         };
         let programs = self.named(&fields.value, scope)?;
         // Each field was compiled alone for its problems; the map literal of all of them has none. The line break ends a comment.
-        let entries: Vec<String> = programs.iter().map(|(name, program)| format!("{}: ({}\n)", string_literal(name), program.source())).collect();
+        let entries: Vec<String> =
+            programs.iter().map(|(name, program)| format!("{}: ({}\n)", string_literal(name), program.source())).collect();
         match expression::compile(&format!("{{{}}}", entries.join(", ")), scope) {
             Ok(program) => {
                 let ty = program.ty().clone();
@@ -211,7 +218,9 @@ impl Compiler<'_> {
                 Part::Expression(range) => {
                     let at = template.place_of(&self.file, range.clone());
                     let program = self.text(&template.text[range.clone()], template, range.start, scope);
-                    program.filter(|program| self.fits(program, at, Want::Scalar, Nulls::Allowed, "a part of a template")).map(TemplatePart::Value)
+                    program
+                        .filter(|program| self.fits(program, at, Want::Scalar, Nulls::Allowed, "a part of a template"))
+                        .map(TemplatePart::Value)
                 }
             });
         }

@@ -36,7 +36,11 @@ pub fn parse(template: &str) -> Result<Vec<Part>, TemplateProblem> {
             })?;
             let inside = at + 1..at + end;
             if template[inside.clone()].trim().is_empty() {
-                return Err(TemplateProblem { at: at..at + end + 1, message: "an expression is expected in the braces".to_owned(), help: "write an expression, such as `{key}`" });
+                return Err(TemplateProblem {
+                    at: at..at + end + 1,
+                    message: "an expression is expected in the braces".to_owned(),
+                    help: "write an expression, such as `{key}`",
+                });
             }
             if !text.is_empty() {
                 parts.push(Part::Text(std::mem::take(&mut text)));
@@ -44,7 +48,11 @@ pub fn parse(template: &str) -> Result<Vec<Part>, TemplateProblem> {
             at = inside.end + 1;
             parts.push(Part::Expression(inside));
         } else if c == '}' {
-            return Err(TemplateProblem { at: at..at + 1, message: "this `}` closes nothing".to_owned(), help: "open it with `{`, or write `}}` for the brace itself" });
+            return Err(TemplateProblem {
+                at: at..at + 1,
+                message: "this `}` closes nothing".to_owned(),
+                help: "open it with `{`, or write `}}` for the brace itself",
+            });
         } else {
             text.push(c);
             at += c.len_utf8();

@@ -183,7 +183,11 @@ impl Reader<'_> {
                 let raw = self.diagnostics.file.slice(node.at).to_owned();
                 let one_line = !raw.contains('\n');
                 let message = format!("an expression is expected, but YAML reads {} here", node.describe());
-                let help = if one_line { format!("if this is an expression, quote it: `{}`", quoted(&raw)) } else { "write one expression, in quotes if it begins with a bracket".to_owned() };
+                let help = if one_line {
+                    format!("if this is an expression, quote it: `{}`", quoted(&raw))
+                } else {
+                    "write one expression, in quotes if it begins with a bracket".to_owned()
+                };
                 self.diagnostics.push(codes::EXPRESSION_IS_MAP, node.at, message).help(help);
                 None
             }
@@ -214,7 +218,9 @@ impl Reader<'_> {
     /// The value of an entry with a user's key; reports an empty one.
     pub fn value_of<'n>(&mut self, entry: &'n Entry) -> Option<&'n Node> {
         if entry.value.is_empty() {
-            self.diagnostics.push(codes::EMPTY_VALUE, entry.key_at, format!("`{}` has no value", entry.key)).help("give it a value, or remove it");
+            self.diagnostics
+                .push(codes::EMPTY_VALUE, entry.key_at, format!("`{}` has no value", entry.key))
+                .help("give it a value, or remove it");
             return None;
         }
         (!entry.value.is_broken()).then_some(&entry.value)
@@ -285,7 +291,9 @@ impl Reader<'_> {
         let ms = text.value.parse::<i64>().ok().or_else(|| Timestamp::parse(&text.value).map(|time| time.to_ms().0));
         if ms.is_none() {
             let message = format!("`{}` is not a time", text.value);
-            self.diagnostics.push(codes::WRONG_SHAPE, node.at, message).help("write RFC 3339, such as `2026-01-01T00:00:00Z`, or milliseconds since 1970");
+            self.diagnostics
+                .push(codes::WRONG_SHAPE, node.at, message)
+                .help("write RFC 3339, such as `2026-01-01T00:00:00Z`, or milliseconds since 1970");
         }
         ms
     }
@@ -296,12 +304,18 @@ impl Reader<'_> {
         match number {
             Some(number) if (min..=max).contains(&number) => Some(Placed::new(number, node.at)),
             Some(number) => {
-                let message = if number < min { format!("{number} is too small: at least {min}") } else { format!("{number} is too large: at most {max}") };
+                let message = if number < min {
+                    format!("{number} is too small: at least {min}")
+                } else {
+                    format!("{number} is too large: at most {max}")
+                };
                 self.diagnostics.push(codes::BAD_NUMBER, node.at, message);
                 None
             }
             None => {
-                self.diagnostics.push(codes::BAD_NUMBER, node.at, format!("`{}` is not a whole number", scalar.text)).help("write digits only");
+                self.diagnostics
+                    .push(codes::BAD_NUMBER, node.at, format!("`{}` is not a whole number", scalar.text))
+                    .help("write digits only");
                 None
             }
         }
@@ -373,7 +387,8 @@ impl Reader<'_> {
             Yaml::Scalar(scalar) => match types::parse(&scalar.text) {
                 Ok(ty) => ty,
                 Err(problem) => {
-                    let at = Expression { text: scalar.text.clone(), at: node.at, style: scalar.style }.place_of(&self.diagnostics.file, problem.at);
+                    let at = Expression { text: scalar.text.clone(), at: node.at, style: scalar.style }
+                        .place_of(&self.diagnostics.file, problem.at);
                     self.diagnostics.push(codes::BAD_TYPE, at, problem.message).help_if(problem.help);
                     Type::Any
                 }
@@ -395,7 +410,8 @@ fn is_thing(name: &str) -> bool {
 }
 
 fn is_identifier(name: &str) -> bool {
-    name.bytes().next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_') && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+    name.bytes().next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_')
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
 }
 
 /// The nearest name of a thing: `Price-Updated` and `priceUpdated` become `price_updated`.

@@ -14,8 +14,17 @@ impl Reader<'_> {
     pub(super) fn output(&mut self, entry: &Entry) -> Option<OutputBlock> {
         let name = self.thing(entry);
         let fields = self.value_of(entry).and_then(|node| self.block(node, &OUTPUT));
-        let mut output =
-            OutputBlock { name: name?, from: None, topic: None, key: None, value: None, set: None, when: None, on_delete: None, headers: Vec::new() };
+        let mut output = OutputBlock {
+            name: name?,
+            from: None,
+            topic: None,
+            key: None,
+            value: None,
+            set: None,
+            when: None,
+            on_delete: None,
+            headers: Vec::new(),
+        };
         let Some(fields) = fields else { return Some(output) };
         output.from = fields.get("from").and_then(|node| self.text(node, "the name of a table"));
         output.topic = fields.get("topic").and_then(|node| self.topic(node, NAME_LENGTH_MAX));
@@ -24,8 +33,11 @@ impl Reader<'_> {
         output.set = fields.get("set").and_then(|node| self.mapped(node, "`set`"));
         output.when = fields.get("when").and_then(|node| self.expression(node));
         output.on_delete = fields.get("on_delete").and_then(|node| self.choice(node, OUTPUT_ON_DELETE));
-        output.headers =
-            fields.get("headers").and_then(|node| self.named_expressions(node, "`headers`", NameKind::Free)).map(|headers| headers.value).unwrap_or_default();
+        output.headers = fields
+            .get("headers")
+            .and_then(|node| self.named_expressions(node, "`headers`", NameKind::Free))
+            .map(|headers| headers.value)
+            .unwrap_or_default();
         Some(output)
     }
 }

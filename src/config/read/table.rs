@@ -75,7 +75,8 @@ impl Reader<'_> {
         table.keep = fields.get("keep").and_then(|node| self.duration(node, 1));
         table.grave = fields.get("grave").and_then(|node| self.duration(node, 0));
         table.query = fields.get("query").and_then(|node| self.flag(node));
-        table.broken |= table.window.as_ref().is_some_and(|window| window.broken) || fields.get("window").is_some() && table.window.is_none();
+        table.broken |=
+            table.window.as_ref().is_some_and(|window| window.broken) || fields.get("window").is_some() && table.window.is_none();
         Some(table)
     }
 
@@ -94,7 +95,9 @@ impl Reader<'_> {
     fn inputs(&mut self, node: &Node, table: &mut TableBlock) {
         if let Yaml::Scalar(scalar) = &node.value {
             let message = format!("`from` of a table is a map of sources, not `{}`", scalar.text);
-            self.diagnostics.push(codes::WRONG_SHAPE, node.at, message).help(format!("write `from: {{ {}: {{ set: {{ name: event.name }} }} }}`", scalar.text));
+            self.diagnostics
+                .push(codes::WRONG_SHAPE, node.at, message)
+                .help(format!("write `from: {{ {}: {{ set: {{ name: event.name }} }} }}`", scalar.text));
             table.broken = true;
             return;
         }
@@ -107,8 +110,15 @@ impl Reader<'_> {
                 table.broken = true;
                 continue;
             };
-            let mut input =
-                InputBlock { source, role: None, order_by: Vec::new(), when: None, set: Vec::new(), on_tombstone: None, owner_missing: None };
+            let mut input = InputBlock {
+                source,
+                role: None,
+                order_by: Vec::new(),
+                when: None,
+                set: Vec::new(),
+                on_tombstone: None,
+                owner_missing: None,
+            };
             match self.value_of(entry).and_then(|node| self.block(node, &INPUT)) {
                 Some(fields) => {
                     table.broken |= fields.broken;
@@ -202,7 +212,10 @@ impl Reader<'_> {
                 (Some(first), _) => {
                     let second = rules[1];
                     let message = format!("a field has one rule, not both `{}` and `{}`", first.key, second.key);
-                    self.diagnostics.push(codes::BAD_RULE, second.key_at, message).help("give the other one a field of its own").also(first.key_at, "first here");
+                    self.diagnostics
+                        .push(codes::BAD_RULE, second.key_at, message)
+                        .help("give the other one a field of its own")
+                        .also(first.key_at, "first here");
                 }
                 (None, Some(other)) => {
                     let help = suggest::did_you_mean(&other.key, names.iter().copied(), "field rules");

@@ -56,7 +56,9 @@ impl Reader<'_> {
             [] if fields.broken => return None,
             [] => {
                 let names: Vec<&str> = STEP.keys.iter().map(|key| key.name).collect();
-                self.diagnostics.push(codes::BAD_STEP, node.at, "a step without anything to do").help(format!("write one of {}", suggest::list(&names)));
+                self.diagnostics
+                    .push(codes::BAD_STEP, node.at, "a step without anything to do")
+                    .help(format!("write one of {}", suggest::list(&names)));
                 return None;
             }
             [(first, first_at), (second, at), ..] => {
@@ -129,7 +131,13 @@ impl Reader<'_> {
             to: fields.get("to").and_then(|node| self.text(node, "the name of a source"))?,
             value,
             key: fields.get("key").map(Data::of),
-            headers: fields.get("headers").map(|node| self.texts(node, "`headers`")).unwrap_or_default().into_iter().map(|(name, text)| (SmolStr::new(name.value), text)).collect(),
+            headers: fields
+                .get("headers")
+                .map(|node| self.texts(node, "`headers`"))
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, text)| (SmolStr::new(name.value), text))
+                .collect(),
             time,
             partition: fields.get("partition").and_then(|node| self.count(node, 0, 9_999)).map(|number| number.value as i32),
         })
@@ -180,7 +188,12 @@ impl Reader<'_> {
             Some(node) => Some(self.moment(node)?),
             None => None,
         };
-        Some(ExpectTable { table: fields.get("table").and_then(|node| self.text(node, "the name of a table"))?, key: fields.get("key").map(Data::of)?, window, row })
+        Some(ExpectTable {
+            table: fields.get("table").and_then(|node| self.text(node, "the name of a table"))?,
+            key: fields.get("key").map(Data::of)?,
+            window,
+            row,
+        })
     }
 
     fn expect_redis(&mut self, node: &Node, fields: &Fields<'_>) -> Option<ExpectRedis> {

@@ -22,7 +22,8 @@ use crate::topology::compile::Compiler;
 
 /// Builds the graph. `None` if a part of it could not be built; the reason has been reported.
 pub fn build(spec: &Spec, diagnostics: &mut Diagnostics) -> Option<Topology> {
-    let mut builder = Builder { spec, compiler: Compiler { file: spec.file.clone(), diagnostics }, sources: Vec::new(), tables: Vec::new() };
+    let mut builder =
+        Builder { spec, compiler: Compiler { file: spec.file.clone(), diagnostics }, sources: Vec::new(), tables: Vec::new() };
     for block in &spec.sources {
         let built = builder.source(block);
         builder.sources.push(built);
@@ -82,13 +83,10 @@ fn chosen<T: Copy>(choice: &Option<Chosen>, default: T, values: &[(&str, T)]) ->
     choice.as_ref().and_then(|choice| values.iter().find(|(name, _)| *name == choice.value)).map_or(default, |(_, value)| *value)
 }
 
-const KEY_CODECS: &[(&str, KeyCodec)] = &[
-    ("string", KeyCodec::String),
-    ("int", KeyCodec::Int),
-    ("uuid", KeyCodec::Uuid),
-    ("json", KeyCodec::Json),
-    ("bytes", KeyCodec::Bytes),
-];
+/// The codec of keys that is chosen, or text.
+fn key_codec(choice: &Option<Chosen>) -> KeyCodec {
+    choice.as_ref().and_then(|choice| KeyCodec::parse(choice.value)).unwrap_or(KeyCodec::String)
+}
 
 #[cfg(test)]
 mod tests {
@@ -101,8 +99,7 @@ mod tests {
             let there: Vec<&str> = choices.iter().filter(|choice| choice.later.is_none()).map(|choice| choice.name).collect();
             assert_eq!(there, values);
         };
-        let names = |values: &[(&'static str, KeyCodec)]| values.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-        check(keys::KEY_CODECS, &names(KEY_CODECS));
+        check(keys::KEY_CODECS, &KeyCodec::ALL.map(KeyCodec::name));
         check(keys::ON_ERROR, &source::ON_ERROR.map(|(name, _)| name));
         check(keys::ROLES, &table::ROLES.map(|(name, _)| name));
         check(keys::ON_TOMBSTONE, &table::ON_TOMBSTONE.map(|(name, _)| name));

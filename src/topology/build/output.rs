@@ -41,7 +41,9 @@ impl Builder<'_> {
         let key = block.key.as_ref().filter(|key| key.text.trim() != "key").map(|key| self.compiler.any(key, &scope));
         let set = block.set.as_ref().map(|set| match set {
             Mapped::Fields(fields) => self.compiler.named(&fields.value, &scope).map(|fields| (OutputValue::Fields(fields), None)),
-            Mapped::Whole(whole) => self.compiler.value(whole, &scope).map(|(program, ty)| (OutputValue::Whole(program), Some((ty, whole.at)))),
+            Mapped::Whole(whole) => {
+                self.compiler.value(whole, &scope).map(|(program, ty)| (OutputValue::Whole(program), Some((ty, whole.at))))
+            }
         });
         let codec = block.value.as_ref().map_or(VALUE_DEFAULT, |value| value.value);
         if codec == "string" && set.as_ref().is_none_or(|set| set.is_some()) {

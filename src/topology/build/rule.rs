@@ -106,7 +106,11 @@ pub(super) fn has_neutral_value(rule: &RuleBlock) -> bool {
     match rule {
         RuleBlock::Last(_) | RuleBlock::First(_) | RuleBlock::Min(_) | RuleBlock::Max(_) | RuleBlock::Avg(_) => false,
         RuleBlock::Sum(_) | RuleBlock::Count(_) => true,
-        RuleBlock::Collect { .. } | RuleBlock::Distinct { .. } | RuleBlock::Top { .. } | RuleBlock::Put { .. } | RuleBlock::Remove { .. } => true,
+        RuleBlock::Collect { .. }
+        | RuleBlock::Distinct { .. }
+        | RuleBlock::Top { .. }
+        | RuleBlock::Put { .. }
+        | RuleBlock::Remove { .. } => true,
     }
 }
 
@@ -116,7 +120,9 @@ pub(super) fn combine(one: &RuleBlock, other: &RuleBlock) -> bool {
         (RuleBlock::Put { .. } | RuleBlock::Remove { .. }, RuleBlock::Put { .. } | RuleBlock::Remove { .. }) => true,
         (RuleBlock::Sum(_), RuleBlock::Sum(_)) | (RuleBlock::Count(_), RuleBlock::Count(_)) => true,
         (RuleBlock::Min(_), RuleBlock::Min(_)) | (RuleBlock::Max(_), RuleBlock::Max(_)) => true,
-        (RuleBlock::Avg(_), RuleBlock::Avg(_)) | (RuleBlock::Distinct { .. }, RuleBlock::Distinct { .. }) | (RuleBlock::Top { .. }, RuleBlock::Top { .. }) => true,
+        (RuleBlock::Avg(_), RuleBlock::Avg(_))
+        | (RuleBlock::Distinct { .. }, RuleBlock::Distinct { .. })
+        | (RuleBlock::Top { .. }, RuleBlock::Top { .. }) => true,
         _ => false,
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::codec;
-use crate::codec::KeyCodec;
 use crate::config::codes;
 use crate::config::spec::SourceBlock;
 use crate::model::Field;
@@ -11,10 +10,10 @@ use crate::model::Shape;
 use crate::model::Type;
 use crate::operators::source::OnError;
 use crate::operators::source::SourceSpec;
-use crate::topology::build::BuiltSource;
 use crate::topology::build::Builder;
-use crate::topology::build::KEY_CODECS;
+use crate::topology::build::BuiltSource;
 use crate::topology::build::chosen;
+use crate::topology::build::key_codec;
 use crate::topology::compile::Nulls;
 use crate::topology::compile::Want;
 use crate::topology::compile::assignable;
@@ -28,7 +27,7 @@ const VALUE_DEFAULT: &str = "json";
 impl Builder<'_> {
     pub(super) fn source(&mut self, block: &SourceBlock) -> BuiltSource {
         let event = self.event_type(block);
-        let key = (!block.broken || block.key.is_some()).then(|| chosen(&block.key, KeyCodec::String, KEY_CODECS));
+        let key = (!block.broken || block.key.is_some()).then(|| key_codec(&block.key));
         let key_type = key.map_or(Type::Any, scope::key_type);
         let scope = scope::event_scope(&event, &key_type);
         let keyed_by = block.keyed_by.as_ref().map(|expression| self.compiler.any(expression, &scope));
@@ -36,11 +35,16 @@ impl Builder<'_> {
             let ty = program.ty().strip_nullable();
             if !assignable(ty, &key_type) {
                 let message = format!("`keyed_by` is {ty}, but the key of `{}` is {key_type}", block.name.value);
-                let wanted = if *ty == Type::Int { "set `key: int`, or convert it: `string(…)`" } else { "convert it, or set `key:` to the codec of the record key" };
+                let wanted = if *ty == Type::Int {
+                    "set `key: int`, or convert it: `string(…)`"
+                } else {
+                    "convert it, or set `key:` to the codec of the record key"
+                };
                 self.compiler.diagnostics.push(codes::KEY_MISMATCH, expression.at, message).help(wanted);
             }
         }
-        let time = block.time.as_ref().map(|expression| self.compiler.wanted(expression, &scope, Want::Timestamp, Nulls::Refused, "`time`"));
+        let time =
+            block.time.as_ref().map(|expression| self.compiler.wanted(expression, &scope, Want::Timestamp, Nulls::Refused, "`time`"));
         let id = block.id.as_ref().map(|expression| self.compiler.wanted(expression, &scope, Want::Scalar, Nulls::Refused, "`id`"));
         let when = block.when.as_ref().map(|expression| self.compiler.when(expression, &scope));
         let spec = || {
@@ -73,7 +77,8 @@ impl Builder<'_> {
             self.compiler.diagnostics.push(codes::NEEDS_JSON, fields.at, message).help("leave `fields` out, or set `value: json`");
             return Type::Any;
         }
-        let fields = fields.value.iter().map(|field| Field { name: field.name.value.as_str().into(), ty: field.ty.value.clone() }).collect();
+        let fields =
+            fields.value.iter().map(|field| Field { name: field.name.value.as_str().into(), ty: field.ty.value.clone() }).collect();
         Type::Object(Arc::new(Shape { fields }))
     }
 }

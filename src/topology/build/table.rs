@@ -31,9 +31,8 @@ use crate::operators::fold::TableInput;
 use crate::operators::fold::TableSpec;
 use crate::operators::fold::WhenOwnerMissing;
 use crate::operators::fold::WindowSpec;
-use crate::topology::build::BuiltTable;
 use crate::topology::build::Builder;
-use crate::topology::build::KEY_CODECS;
+use crate::topology::build::BuiltTable;
 use crate::topology::build::chosen;
 use crate::topology::build::rule;
 use crate::topology::compile::Nulls;
@@ -50,8 +49,10 @@ pub(super) const WHEN_OWNER_MISSING: [(&str, WhenOwnerMissing); 4] = [
     ("drop", WhenOwnerMissing::Drop),
     ("dead_letter", WhenOwnerMissing::DeadLetter),
 ];
-pub(super) const ON_TIMEOUT: [(&str, OnTimeout); 3] = [("keep", OnTimeout::Keep), ("delete", OnTimeout::Delete), ("dead_letter", OnTimeout::DeadLetter)];
-pub(super) const ON_STALE: [(&str, OnStale); 3] = [("count", OnStale::Count), ("dead_letter", OnStale::DeadLetter), ("emit", OnStale::Emit)];
+pub(super) const ON_TIMEOUT: [(&str, OnTimeout); 3] =
+    [("keep", OnTimeout::Keep), ("delete", OnTimeout::Delete), ("dead_letter", OnTimeout::DeadLetter)];
+pub(super) const ON_STALE: [(&str, OnStale); 3] =
+    [("count", OnStale::Count), ("dead_letter", OnStale::DeadLetter), ("emit", OnStale::Emit)];
 pub(super) const EMIT: [(&str, Emit); 3] = [("changes", Emit::Changes), ("every", Emit::Every), ("closed", Emit::Closed)];
 pub(super) const ON_LATE: [(&str, OnLate); 3] = [("dead_letter", OnLate::DeadLetter), ("count", OnLate::Count), ("amend", OnLate::Amend)];
 
@@ -102,7 +103,9 @@ impl Builder<'_> {
         let has_complete = roles.contains(&Role::Contributor);
         let shape = self.shape(block, fields, has_complete);
         let inputs: Vec<Option<TableInput>> = (0..block.inputs.len())
-            .map(|index| self.input(block, &block.inputs[index], roles[index], &scopes[index], std::mem::take(&mut compiled[index]), &shape))
+            .map(|index| {
+                self.input(block, &block.inputs[index], roles[index], &scopes[index], std::mem::take(&mut compiled[index]), &shape)
+            })
             .collect();
         let dedupe = block.dedupe.as_ref().map(|_| self.dedupe(block, &scopes, &key_type));
         let row = if block.broken { Type::Any } else { Type::Object(shape.clone()) };
@@ -139,12 +142,16 @@ impl Builder<'_> {
                     let message = format!(
                         "keys of `{}` are {}, keys of `{}` are {}",
                         input.source.value,
-                        codec_name(codec),
+                        codec.name(),
                         first_input.source.value,
-                        codec_name(first)
+                        first.name()
                     );
                     let help = "all sources of a table have one codec of keys: set `key:` of the sources";
-                    self.compiler.diagnostics.push(codes::KEY_MISMATCH, input.source.at, message).help(help).also(first_input.source.at, "the other source");
+                    self.compiler
+                        .diagnostics
+                        .push(codes::KEY_MISMATCH, input.source.at, message)
+                        .help(help)
+                        .also(first_input.source.at, "the other source");
                     return None;
                 }
                 Some(_) => {}
@@ -152,10 +159,13 @@ impl Builder<'_> {
         }
         let of_sources = known.map(|(codec, _)| codec);
         if let (Some(given), Some(codec)) = (&block.key, of_sources)
-            && given.value != codec_name(codec)
+            && given.value != codec.name()
         {
-            let message = format!("the key is {}, but keys of the sources are {}", given.value, codec_name(codec));
-            self.compiler.diagnostics.push(codes::KEY_MISMATCH, given.at, message).help(format!("write `key: {}`, or leave it out", codec_name(codec)));
+            let message = format!("the key is {}, but keys of the sources are {}", given.value, codec.name());
+            self.compiler
+                .diagnostics
+                .push(codes::KEY_MISMATCH, given.at, message)
+                .help(format!("write `key: {}`, or leave it out", codec.name()));
             return None;
         }
         of_sources
@@ -191,7 +201,8 @@ impl Builder<'_> {
     /// The fields of the row in the order of the file: declared ones as declared, all others as their expressions are.
     fn shape(&mut self, block: &TableBlock, fields: Vec<RowField>, has_complete: bool) -> Arc<Shape> {
         let mut shape: Vec<Field> = Vec::new();
-        let inferred: Vec<(RowField, Type)> = fields.into_iter().map(|field| (unset_type(block, &field), field)).map(|(ty, field)| (field, ty)).collect();
+        let inferred: Vec<(RowField, Type)> =
+            fields.into_iter().map(|field| (unset_type(block, &field), field)).map(|(ty, field)| (field, ty)).collect();
         match &block.fields {
             None => shape.extend(inferred.iter().map(|(field, ty)| Field { name: SmolStr::new(&field.name), ty: ty.clone() })),
             Some(declared) => {
@@ -201,7 +212,10 @@ impl Builder<'_> {
                         None => {
                             if !block.broken {
                                 let message = format!("`{}` is declared, but no source sets it", declaration.name.value);
-                                self.compiler.diagnostics.push(codes::FIELD_NEVER_SET, declaration.name.at, message).help("set it, or remove it from `fields`");
+                                self.compiler
+                                    .diagnostics
+                                    .push(codes::FIELD_NEVER_SET, declaration.name.at, message)
+                                    .help("set it, or remove it from `fields`");
                             }
                             Type::nullable(declaration.ty.value.clone())
                         }
@@ -212,7 +226,10 @@ impl Builder<'_> {
                 for (field, ty) in inferred.iter().filter(|(field, _)| !known.contains(&field.name.as_str())) {
                     let at = place_of(block, &field.setters[0]);
                     let help = suggest::did_you_mean(&field.name, known.iter().copied(), "declared fields");
-                    self.compiler.diagnostics.push(codes::UNDECLARED_FIELD, at, format!("`fields` does not declare `{}`", field.name)).help_if(help);
+                    self.compiler
+                        .diagnostics
+                        .push(codes::UNDECLARED_FIELD, at, format!("`fields` does not declare `{}`", field.name))
+                        .help_if(help);
                     shape.push(Field { name: SmolStr::new(&field.name), ty: ty.clone() });
                 }
             }
@@ -220,7 +237,10 @@ impl Builder<'_> {
         if has_complete {
             for (field, _) in inferred.iter().filter(|(field, _)| field.name == "complete") {
                 let message = "`complete` is what rows themselves call whether an owner has spoken";
-                self.compiler.diagnostics.push(codes::RESERVED_FIELD, place_of(block, &field.setters[0]), message).help("give the field another name");
+                self.compiler
+                    .diagnostics
+                    .push(codes::RESERVED_FIELD, place_of(block, &field.setters[0]), message)
+                    .help("give the field another name");
             }
             shape.push(Field { name: SmolStr::new_static("complete"), ty: Type::Bool });
         }
@@ -234,22 +254,37 @@ impl Builder<'_> {
     fn declared_type(&mut self, block: &TableBlock, at: Place, declared: &Type, field: &RowField, inferred: &Type) -> Type {
         let set_at = place_of(block, &field.setters[0]);
         if !assignable(inferred.strip_nullable(), declared.strip_nullable()) {
-            let message = format!("`{}` is declared as {}, but set as {}", field.name, declared.strip_nullable(), inferred.strip_nullable());
+            let message =
+                format!("`{}` is declared as {}, but set as {}", field.name, declared.strip_nullable(), inferred.strip_nullable());
             let help = format!("declare `{inferred}`, or convert the expression");
             self.compiler.diagnostics.push(codes::FIELD_TYPE, at, message).help(help).also(set_at, "set here");
         } else if matches!(inferred, Type::Nullable(_)) && !matches!(declared, Type::Nullable(_) | Type::Any) {
             let message = format!("`{}` may be null: its source may not have spoken, or said nothing about it", field.name);
-            self.compiler.diagnostics.push(codes::MAY_BE_NULL, at, message).help(format!("declare `optional {declared}`")).also(set_at, "set here");
+            self.compiler
+                .diagnostics
+                .push(codes::MAY_BE_NULL, at, message)
+                .help(format!("declare `optional {declared}`"))
+                .also(set_at, "set here");
         }
         declared.clone()
     }
 
-    fn input(&mut self, table: &TableBlock, block: &InputBlock, role: Role, scope: &Scope, lines: CompiledLines, shape: &Shape) -> Option<TableInput> {
+    fn input(
+        &mut self,
+        table: &TableBlock,
+        block: &InputBlock,
+        role: Role,
+        scope: &Scope,
+        lines: CompiledLines,
+        shape: &Shape,
+    ) -> Option<TableInput> {
         let default_order = |text: &str| text.trim() == "time";
         let order_by: Vec<_> = match &block.order_by[..] {
             // What is the default anyway is kept out of every stored version.
             [only] if default_order(&only.text) => Vec::new(),
-            several => several.iter().map(|order| self.compiler.wanted(order, scope, Want::Ordered, Nulls::Refused, "`order_by`")).collect(),
+            several => {
+                several.iter().map(|order| self.compiler.wanted(order, scope, Want::Ordered, Nulls::Refused, "`order_by`")).collect()
+            }
         };
         let when = block.when.as_ref().map(|when| self.compiler.when(when, scope));
         let owner_missing = self.owner_missing(block, role);
@@ -281,7 +316,12 @@ impl Builder<'_> {
         if role == Role::Owner {
             return None;
         }
-        let default = OwnerMissing { what: WhenOwnerMissing::Placeholder, max_wait_ms: None, on_timeout: OnTimeout::Keep, max_per_key: MAX_PER_KEY_DEFAULT };
+        let default = OwnerMissing {
+            what: WhenOwnerMissing::Placeholder,
+            max_wait_ms: None,
+            on_timeout: OnTimeout::Keep,
+            max_per_key: MAX_PER_KEY_DEFAULT,
+        };
         let Some(missing) = &block.owner_missing else { return Some(default) };
         let what = chosen(&missing.what, WhenOwnerMissing::Placeholder, &WHEN_OWNER_MISSING);
         self.check_owner_missing(missing, what);
@@ -304,18 +344,34 @@ impl Builder<'_> {
             self.compiler.diagnostics.push(codes::NOT_WITH_THIS, at, message).help(help).also(chosen_what.at, "because of this");
         };
         if let (Some(wait), false) = (&block.max_wait, waits) {
-            refuse(wait.at, format!("`{}` does not wait, so it has no `max_wait`", chosen_what.value), "leave it out, or write `do: buffer`");
+            refuse(
+                wait.at,
+                format!("`{}` does not wait, so it has no `max_wait`", chosen_what.value),
+                "leave it out, or write `do: buffer`",
+            );
         }
         if let Some(max) = block.max_per_key.as_ref().filter(|_| what != WhenOwnerMissing::Buffer) {
-            refuse(max.at, format!("`{}` buffers nothing, so it has no `max_per_key`", chosen_what.value), "leave it out, or write `do: buffer`");
+            refuse(
+                max.at,
+                format!("`{}` buffers nothing, so it has no `max_per_key`", chosen_what.value),
+                "leave it out, or write `do: buffer`",
+            );
         }
         let Some(timeout) = &block.on_timeout else { return };
         if !waits {
-            refuse(timeout.at, format!("`{}` does not wait, so it has no `on_timeout`", chosen_what.value), "leave it out, or write `do: buffer`");
+            refuse(
+                timeout.at,
+                format!("`{}` does not wait, so it has no `on_timeout`", chosen_what.value),
+                "leave it out, or write `do: buffer`",
+            );
         } else if what == WhenOwnerMissing::Buffer && timeout.value != "dead_letter" {
             refuse(timeout.at, "buffered records go to the dead letters after `max_wait`".to_owned(), "leave `on_timeout` out");
         } else if block.max_wait.is_none() {
-            refuse(timeout.at, "`on_timeout` without `max_wait`: the wait never ends".to_owned(), "add `max_wait: 30d`, or leave `on_timeout` out");
+            refuse(
+                timeout.at,
+                "`on_timeout` without `max_wait`: the wait never ends".to_owned(),
+                "add `max_wait: 30d`, or leave `on_timeout` out",
+            );
         }
     }
 
@@ -332,12 +388,15 @@ impl Builder<'_> {
                     all_have_one = false;
                     let message = format!("`dedupe: {{ by: id }}`, but source `{}` has no `id`", source.name.value);
                     let diagnostic = self.compiler.diagnostics.push(codes::DEDUPE_WITHOUT_ID, by.at, message);
-                    diagnostic.help("add `id: event.eventId` to the source, or dedupe by an expression").also(source.name.at, "has no `id`");
+                    diagnostic
+                        .help("add `id: event.eventId` to the source, or dedupe by an expression")
+                        .also(source.name.at, "has no `id`");
                 }
             }
             return all_have_one.then_some(Dedupe { by: None, for_ms: duration.value });
         }
-        let checked: Vec<_> = scopes.iter().map(|scope| self.compiler.wanted(by, scope, Want::Scalar, Nulls::Refused, "`dedupe`")).collect();
+        let checked: Vec<_> =
+            scopes.iter().map(|scope| self.compiler.wanted(by, scope, Want::Scalar, Nulls::Refused, "`dedupe`")).collect();
         let mut programs = checked.into_iter().collect::<Option<Vec<_>>>()?;
         let by = match programs.len() {
             1 => programs.pop()?,
@@ -363,7 +422,8 @@ fn window(block: &TableBlock) -> Option<WindowSpec> {
 
 /// The type of a field in a row, where its source may not have spoken.
 fn unset_type(block: &TableBlock, field: &RowField) -> Type {
-    let neutral = field.setters.iter().any(|setter| block.inputs[setter.input].set[setter.line].rule.as_ref().is_some_and(rule::has_neutral_value));
+    let neutral =
+        field.setters.iter().any(|setter| block.inputs[setter.input].set[setter.line].rule.as_ref().is_some_and(rule::has_neutral_value));
     if neutral {
         return field.ty.clone();
     }
@@ -390,8 +450,4 @@ fn join(one: &Type, other: &Type) -> Type {
 
 fn place_of(block: &TableBlock, setter: &Setter) -> Place {
     block.inputs[setter.input].set[setter.line].name.at
-}
-
-fn codec_name(codec: KeyCodec) -> &'static str {
-    KEY_CODECS.iter().find(|(_, known)| *known == codec).map_or("", |(name, _)| *name)
 }

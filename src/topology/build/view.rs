@@ -42,8 +42,8 @@ fn settings(shape: ViewShape) -> (&'static [&'static str], &'static [&'static st
         ViewShape::String => (&["value", "ttl", "on_delete"], &[]),
         ViewShape::Zset => (&["score", "member", "replace_by", "keep_last", "ttl", "on_delete"], &["score", "member"]),
         ViewShape::Set => (&["member", "ttl", "on_delete"], &["member"]),
-        ViewShape::Stream => (&["fields", "keep_last", "ttl"], &[]),
-        ViewShape::Pubsub => (&["value"], &[]),
+        ViewShape::Stream => (&["fields", "keep_last", "ttl", "on_delete"], &[]),
+        ViewShape::Pubsub => (&["value", "on_delete"], &[]),
     }
 }
 
@@ -123,7 +123,8 @@ impl Builder<'_> {
         let name = SHAPES.iter().find(|(_, known)| *known == shape).map_or("", |(name, _)| *name);
         let (allowed, needed) = settings(shape);
         for (key, at) in block.keys.iter().filter(|(key, _)| !matches!(key.as_str(), "as" | "key") && !allowed.contains(&key.as_str())) {
-            let owners: Vec<&str> = SHAPES.iter().filter(|(_, other)| settings(*other).0.contains(&key.as_str())).map(|(name, _)| *name).collect();
+            let owners: Vec<&str> =
+                SHAPES.iter().filter(|(_, other)| settings(*other).0.contains(&key.as_str())).map(|(name, _)| *name).collect();
             let help = format!("`{key}` belongs to {}; `{name}` has {}", suggest::list(&owners), suggest::list(allowed));
             self.compiler.diagnostics.push(codes::NOT_FOR_SHAPE, *at, format!("`{key}` is nothing that `as: {name}` has")).help(help);
         }
