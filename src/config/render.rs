@@ -10,6 +10,7 @@ use miette::GraphicalReportHandler;
 use miette::GraphicalTheme;
 use miette::LabeledSpan;
 use miette::MietteError;
+use miette::MietteSpanContents;
 use miette::SourceCode;
 use miette::SourceSpan;
 use miette::SpanContents;
@@ -65,7 +66,7 @@ pub fn render_one(diagnostic: &Diagnostic, look: Look) -> String {
         .with_links(false)
         .without_cause_chain()
         .without_syntax_highlighting()
-        .with_context_lines(0);
+        .with_context_lines(1);
     let mut text = String::new();
     // Writing to a string does not fail, and the places were clamped to the file when they were pushed.
     let _ = handler.render_report(&mut text, &Report { diagnostic, source: Named(diagnostic.file.clone()) });
@@ -83,10 +84,24 @@ struct Report<'a> {
 struct Named(Arc<SourceText>);
 
 impl SourceCode for Named {
+    /// The whole lines of a span. Without lines of context the handler only asks where the span begins.
     fn read_span<'a>(&'a self, span: &SourceSpan, before: usize, after: usize) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let inner = self.0.text.read_span(span, before, after)?;
-        let (data, inner_span, line, column, lines) = (inner.data(), *inner.span(), inner.line(), inner.column(), inner.line_count());
-        Ok(Box::new(miette::MietteSpanContents::new_named(self.0.name.clone(), data, inner_span, line, column, lines)))
+        let text = &self.0.text;
+        let (start, end) = (span.offset(), span.offset() + span.len());
+        if end > text.len() {
+            return Err(MietteError::OutOfBounds);
+        }
+        let (line, column) = self.0.line_column(start);
+        let (start, end, column) = if before + after == 0 {
+            (start, end, column - 1)
+        } else {
+            let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+            let line_end = text[end..].find('\n').map_or(text.len(), |at| end + at);
+            (line_start, line_end, 0)
+        };
+        let data = &text.as_bytes()[start..end];
+        let lines = data.iter().filter(|byte| **byte == b'\n').count();
+        Ok(Box::new(MietteSpanContents::new_named(self.0.name.clone(), data, (start, end - start).into(), line - 1, column, lines)))
     }
 }
 

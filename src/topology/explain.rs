@@ -58,7 +58,7 @@ fn write_text(plan: &Plan, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\nrepartition topics: none, because every table is keyed by the keys of its sources")?;
     writeln!(out, "\ninternal topics")?;
     for (topic, what) in internal_topics(plan) {
-        writeln!(out, "  {topic:<40} {what}")?;
+        writeln!(out, "  {:<44} {what}", topic.as_str())?;
     }
     Ok(())
 }
