@@ -52,8 +52,12 @@ const fn gauge(name: &'static str, labels: &'static [&'static str], meaning: &'s
 }
 
 pub const RECORDS: Metric = counter("millstream_records_total", &["source"], "Records read and decoded.", "Nothing: this is the work.");
-pub const STALE_RECORDS: Metric =
-    counter("millstream_stale_records_total", &["table", "source"], "Records older than their own source's version in the row.", "Look for a producer that sends late or replays.");
+pub const STALE_RECORDS: Metric = counter(
+    "millstream_stale_records_total",
+    &["table", "source"],
+    "Records older than their own source's version in the row.",
+    "Look for a producer that sends late or replays.",
+);
 
 pub const FILTERED_RECORDS: Metric = counter("millstream_filtered_records_total", &["table", "source"], "Records for which `when` of the table's input was not true.", "Nothing, unless it surprises.");
 pub const DUPLICATE_RECORDS: Metric = counter("millstream_duplicate_records_total", &["table", "source"], "Records whose identity `dedupe` had seen.", "Look for a producer that sends twice.");

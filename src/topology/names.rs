@@ -47,7 +47,19 @@ pub fn timers_store(table: &Name) -> Name {
 /// Whether the app uses this topic for itself.
 pub fn is_internal(app: &Name, topic: &str) -> bool {
     let own = topic.strip_prefix(app.as_str()).and_then(|rest| rest.strip_prefix('-'));
-    own.is_some_and(|rest| matches!(rest, "tasks" | "workers" | "dead-letters") || rest.ends_with("-changelog") || rest.ends_with("-repartition"))
+    own.is_some_and(|rest| {
+        matches!(rest, "tasks" | "workers" | "dead-letters") || rest.ends_with("-changelog") || rest.ends_with("-repartition")
+    })
+}
+
+/// A member of the group (`group.instance.id`): one stream thread of a worker. Worker ids are at most 100 bytes.
+pub fn member(worker: &Name, thread: usize) -> Name {
+    joined(&[worker, &thread.to_string()])
+}
+
+/// The transactional id of a stream thread's producer.
+pub fn transactional_id(app: &Name, worker: &Name, thread: usize) -> Name {
+    joined(&[app, worker, &thread.to_string()])
 }
 
 #[expect(clippy::expect_used, reason = "the lengths of apps and tables are bounded when the file is read")]
