@@ -85,10 +85,10 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
         }
     };
     let restore = Restore::begin(&app, id, &mut state)?;
-    let has_state = restore.total > 0 || subtopology.stores.iter().enumerate().any(|(at, _)| state.changelog_offset(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
+    let has_state = restore.total > 0 || subtopology.stores.iter().enumerate().any(|(at, _)| state.offsets().changelog(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
     let mut starts = Vec::new();
     for ((topic, partition), committed) in wanted.iter().zip(committed) {
-        let stored = state.input_offset(topic);
+        let stored = state.offsets().input(topic);
         let start = match (committed, stored) {
             (Some(committed), _) => committed,
             (None, Some(stored)) => stored,

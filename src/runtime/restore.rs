@@ -55,7 +55,7 @@ impl Restore {
             let Some(changelog) = &plan.changelog else { continue };
             let store = StoreId(at);
             let (start, end) = reader.bounds(changelog, id.partition, BOUNDS_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
-            let stored = state.changelog_offset(store);
+            let stored = state.offsets().changelog(store);
             if let Some(stored) = stored {
                 if stored > end {
                     let what = format!("task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records", plan.name);
