@@ -93,7 +93,13 @@ pub struct CacheBudget {
 
 impl Default for CacheBudget {
     fn default() -> CacheBudget {
-        CacheBudget { cache_bytes: 32 << 20, dirty_bytes: 8 << 20, restore_bytes: 32 << 20, restore_tail_max: 500_000, flush_interval_ms: 60_000 }
+        CacheBudget {
+            cache_bytes: 32 << 20,
+            dirty_bytes: 8 << 20,
+            restore_bytes: 32 << 20,
+            restore_tail_max: 500_000,
+            flush_interval_ms: 60_000,
+        }
     }
 }
 
@@ -458,7 +464,11 @@ impl TaskState {
     }
 
     /// Writes the dirty rows of some stores, and rows of `meta`, in one atomic batch.
-    pub(super) fn write_dirty(&mut self, which: std::ops::Range<usize>, meta_rows: &BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), StateError> {
+    pub(super) fn write_dirty(
+        &mut self,
+        which: std::ops::Range<usize>,
+        meta_rows: &BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    ) -> Result<(), StateError> {
         let TaskState { stores, backend, meta, .. } = self;
         let stores = &mut stores[which];
         let mut sorted = Vec::with_capacity(stores.len());

@@ -53,14 +53,20 @@ pub(super) fn check_format(backend: &mut dyn Backend, meta: ColumnId) -> Result<
     if found > FORMAT {
         return Err(StateError::Refused {
             what: "open the state".into(),
-            cause: format!("it was written by a newer version, run that one or restore into an empty folder: format found {found}, known {FORMAT}"),
+            cause: format!(
+                "it was written by a newer version, run that one or restore into an empty folder: format found {found}, known {FORMAT}"
+            ),
         });
     }
     Ok(())
 }
 
 /// The offsets on disk, of the stores that are open. Refuses to go on with a store that was filled only in part.
-pub(super) fn read_offsets<'a>(backend: &dyn Backend, meta: ColumnId, stores: impl Iterator<Item = &'a Name>) -> Result<Sealed, StateError> {
+pub(super) fn read_offsets<'a>(
+    backend: &dyn Backend,
+    meta: ColumnId,
+    stores: impl Iterator<Item = &'a Name>,
+) -> Result<Sealed, StateError> {
     let mut sealed = Sealed::default();
     for (index, store) in stores.enumerate() {
         if backend.get(meta, &restoring_key(store))?.is_some() {

@@ -16,6 +16,8 @@ mod restore;
 pub mod rocks;
 pub mod row;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 pub use backend::{Backend, BackendKind};
 pub use core::{CacheBudget, Change, Sealed, StateError, StoreSpec, TaskState};

@@ -73,7 +73,8 @@ impl TaskState {
     /// [`StateError::Io`], [`StateError::Corrupt`].
     pub fn finish_restore(&mut self, sealed: &Sealed) -> Result<(), StateError> {
         self.sealed.merge(sealed);
-        let bulk: Vec<StoreId> = sealed.changelogs.iter().map(|(store, _)| *store).filter(|store| self.stores[store.0].filling != Filling::Tail).collect();
+        let bulk: Vec<StoreId> =
+            sealed.changelogs.iter().map(|(store, _)| *store).filter(|store| self.stores[store.0].filling != Filling::Tail).collect();
         if bulk.is_empty() {
             return self.settle();
         }
@@ -111,7 +112,8 @@ impl TaskState {
         }
         let name = &self.stores[store.0].spec.name;
         let (mark, offset) = (meta::restoring_key(name), meta::changelog_key(name));
-        let rows = [RowWrite { column: self.meta, key: &mark, value: Some(&[]) }, RowWrite { column: self.meta, key: &offset, value: None }];
+        let rows =
+            [RowWrite { column: self.meta, key: &mark, value: Some(&[]) }, RowWrite { column: self.meta, key: &offset, value: None }];
         self.backend.write(&mut rows.into_iter())?;
         self.backend.flush()?;
         self.stores[store.0].filling = Filling::Marked;
