@@ -552,6 +552,11 @@ fn functions_of(text: &Text) -> Vec<(usize, String)> {
     let mut functions = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         let Some(name) = words_after(line, "fn ").next().filter(|name| !name.is_empty()) else { continue };
+        // A declaration in a trait has no body.
+        let signature = lines[index..].iter().find(|line| line.contains('{') || line.trim_end().ends_with(';'));
+        if !signature.is_some_and(|line| line.contains('{')) {
+            continue;
+        }
         // rustfmt puts the closing brace below the first letter.
         let end = format!("{}}}", " ".repeat(line.len() - line.trim_start().len()));
         let length = lines[index..].iter().position(|line| line.trim_end() == end);
