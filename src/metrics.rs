@@ -59,6 +59,8 @@ pub const STALE_RECORDS: Metric = counter(
     "Look for a producer that sends late or replays.",
 );
 
+pub const SOURCE_FILTERED_RECORDS: Metric = counter("millstream_source_filtered_records_total", &["source"], "Records of the topic that are not of this source (`when`).", "Nothing, unless it surprises.");
+pub const BAD_RECORDS: Metric = counter("millstream_bad_records_total", &["source", "action"], "Bad records, by what was done with them: `dead_letter` or `skip`.", "Read the dead letters: their headers say what is wrong.");
 pub const FILTERED_RECORDS: Metric = counter("millstream_filtered_records_total", &["table", "source"], "Records for which `when` of the table's input was not true.", "Nothing, unless it surprises.");
 pub const DUPLICATE_RECORDS: Metric = counter("millstream_duplicate_records_total", &["table", "source"], "Records whose identity `dedupe` had seen.", "Look for a producer that sends twice.");
 pub const LATE_RECORDS: Metric = counter("millstream_late_records_total", &["table", "source"], "Records of windows that were closed.", "Raise `grace`, or look for a producer that sends late.");
@@ -75,6 +77,8 @@ pub const UNCHANGED_ROWS: Metric = counter("millstream_unchanged_rows_total", &[
 pub const METRICS: &[&Metric] = &[
     &RECORDS,
     &STALE_RECORDS,
+    &SOURCE_FILTERED_RECORDS,
+    &BAD_RECORDS,
     &FILTERED_RECORDS,
     &DUPLICATE_RECORDS,
     &LATE_RECORDS,
