@@ -13,5 +13,6 @@ pub mod model;
 pub mod operators;
 pub mod runtime;
 pub mod state;
+pub mod testkit;
 pub mod topology;
 pub mod views;

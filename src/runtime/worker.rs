@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::model::TaskId;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::rows::Ask;
 use crate::runtime::start::App;
 use crate::runtime::thread::StreamThread;
 
@@ -117,13 +118,14 @@ impl Worker {
     }
 }
 
-impl WorkerHandle {
-    /// Puts a question to the thread that has a task.
-    pub fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
+impl Ask for WorkerHandle {
+    fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
         let owner = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied();
         self.ask_thread(owner.ok_or(Refused::NotHere)?, question)
     }
+}
 
+impl WorkerHandle {
     /// Puts a question to a thread by number.
     pub fn ask_thread(&self, thread: usize, question: Question) -> Result<(), Refused> {
         let sender = self.questions.get(thread).ok_or(Refused::NotHere)?;

@@ -4,8 +4,6 @@
 //! views, and calls the turns of its stream threads one after the other, so that the same input gives the same bytes.
 
 pub mod driver;
-pub mod replay;
-pub mod scenario;
 pub mod storage;
 
 pub use driver::{Driver, DriverError, DriverSettings};
