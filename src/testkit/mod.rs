@@ -4,6 +4,9 @@
 //! views, and calls the turns of its stream threads one after the other, so that the same input gives the same bytes.
 
 pub mod driver;
+pub mod replay;
+pub mod scenario;
+pub mod send;
 pub mod storage;
 
 pub use driver::{Driver, DriverError, DriverSettings};
