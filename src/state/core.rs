@@ -14,7 +14,7 @@ use std::ops::Bound;
 use std::ops::ControlFlow;
 
 use crate::model::{Key, Name, Offset, StoreId, Time};
-use crate::state::backend::{Backend, ColumnId, RowWrite, Visit, is_empty_range};
+use crate::state::backend::{Backend, ColumnId, RowWrite, is_empty_range};
 use crate::state::cache::{Cache, Found};
 use crate::state::meta;
 use crate::state::restore::Filling;
@@ -87,7 +87,7 @@ pub struct CacheBudget {
     pub restore_bytes: usize,
     /// Changelog records that a restart would replay; default 500,000, about half a second. More are made durable.
     pub restore_tail_max: u64,
-    /// How old the oldest row that is not durable may get, in milliseconds of the clock given to `maintain`; default 60,000.
+    /// How old the oldest row that is not durable may get, in milliseconds of the clock given to `flush_if_due`; default 60,000.
     pub flush_interval_ms: i64,
 }
 
@@ -110,20 +110,19 @@ pub enum StateError {
     Io { what: String, cause: String },
     /// Checksum, header or format: rebuilt from the log.
     Corrupt { what: String, cause: String },
-    /// Locked by another process, of another app, of a newer format: refused, with the folder's name.
+    /// Locked: another thread of this worker is closing it, or another process uses it. May be free in a moment.
+    Busy { what: String, cause: String },
+    /// Of another app, of a newer format, unsafe: refused, with the folder's name.
     Refused { what: String, cause: String },
-    /// Still open in this process, as while another thread closes the task: try again soon.
-    Busy { what: String },
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StateError::Io { what, cause } | StateError::Corrupt { what, cause } | StateError::Refused { what, cause } => {
-                write!(f, "cannot {what}: {cause}")
-            }
-            StateError::Busy { what } => write!(f, "cannot {what}: it is still in use"),
-        }
+        let (StateError::Io { what, cause }
+        | StateError::Corrupt { what, cause }
+        | StateError::Busy { what, cause }
+        | StateError::Refused { what, cause }) = self;
+        write!(f, "cannot {what}: {cause}")
     }
 }
 
@@ -270,22 +269,12 @@ impl TaskState {
         &self.sealed
     }
 
-    /// The offset from which a store's changelog is to be replayed; `None` if it has never been sealed.
-    pub fn changelog_offset(&self, store: StoreId) -> Option<Offset> {
-        self.sealed.changelog(store)
-    }
-
-    /// The offset of an input topic to read next, as of the last seal; `None` if there was none.
-    pub fn input_offset(&self, topic: &str) -> Option<Offset> {
-        self.sealed.input(topic)
-    }
-
     /// Begins a flush when the last one is `flush_interval_ms` ago, so that a quiet task's offsets do not grow old. To be called
     /// every second or so, between transactions. Returns whether it did.
     ///
     /// # Errors
     /// [`StateError::Io`].
-    pub fn maintain(&mut self, now: Time) -> Result<bool, StateError> {
+    pub fn flush_if_due(&mut self, now: Time) -> Result<bool, StateError> {
         let last = *self.flushed_at.get_or_insert(now);
         if now < last.plus_ms(self.budget.flush_interval_ms) {
             return Ok(false);
@@ -339,7 +328,13 @@ impl TaskState {
     ///
     /// # Errors
     /// [`StateError::Io`], [`StateError::Corrupt`]: the visit is then incomplete and must not be used.
-    pub fn scan(&mut self, store: StoreId, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: Visit<'_>) -> Result<(), StateError> {
+    pub fn scan(
+        &mut self,
+        store: StoreId,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
         self.scan_by(store, from, to, Cache::value, visit)
     }
 
@@ -347,7 +342,13 @@ impl TaskState {
     ///
     /// # Errors
     /// [`StateError::Io`], [`StateError::Corrupt`]: the visit is then incomplete and must not be used.
-    pub fn scan_committed(&mut self, store: StoreId, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: Visit<'_>) -> Result<(), StateError> {
+    pub fn scan_committed(
+        &mut self,
+        store: StoreId,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
         self.scan_by(store, from, to, Cache::committed, visit)
     }
 
@@ -358,7 +359,7 @@ impl TaskState {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         value_of: fn(&Cache, u32) -> Option<&[u8]>,
-        visit: Visit<'_>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StateError> {
         if is_empty_range(from, to) {
             return Ok(());

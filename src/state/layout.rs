@@ -4,16 +4,15 @@
 //! |---|---|
 //! | rows | the record's key: tag `0x01`, then the key's bytes |
 //! | rows of a windowed table | `0x01`, escaped key, `0x00 0x00`, window start |
-//! | buffer | `0x01`, escaped key, `0x00 0x00`, source, `0x00 0x00`, offset |
+//! | buffer | `0x01`, escaped key, `0x00 0x00`, source, `0x00 0x00`, sequence |
 //! | dedupe | `0x01`, source, `0x00 0x00`, identity |
 //! | timers | clock, time, the row's key |
 //! | progress of the operator, beside the rows | `0x00`, name |
 //!
-//! Escaped: `0x00` becomes `0x00 0xFF`, so that `0x00 0x00` ends a part and a shorter key sorts before a longer one. Times and offsets are
-//! eight bytes big endian with the sign flipped.
+//! Escaped: `0x00` becomes `0x00 0xFF`, so that `0x00 0x00` ends a part and a shorter key sorts before a longer one. Times are eight bytes
+//! big endian with the sign flipped; sequences eight bytes big endian.
 
 use crate::model::{Key, Time};
-use crate::state::StateError;
 
 /// First byte of a key that is a record's. `Record::key` begins with it.
 pub const ROW_TAG: u8 = 0x01;
@@ -30,12 +29,8 @@ pub enum TimerClock {
     Stream = 0,
     /// Wall clock.
     Wall = 1,
-}
-
-/// Whether a key is a record's (also of a window), and not the operator's own.
-#[inline]
-pub fn is_row_key(key: &[u8]) -> bool {
-    key.first() == Some(&ROW_TAG)
+    /// Stream time, of identities that are forgotten; the key is one of the dedupe store.
+    Identity = 2,
 }
 
 /// The key of an operator's progress; sorts before every row.
@@ -47,27 +42,27 @@ pub fn progress_key(name: &str) -> Key {
 }
 
 /// The key of a window of a record's key.
-pub fn window_key(record_key: &[u8], start: Time) -> Key {
-    let mut key = window_prefix(record_key);
+pub fn windowed_key(record_key: &[u8], start: Time) -> Key {
+    let mut key = windowed_prefix(record_key);
     key.extend_from_slice(&time_bytes(start));
     key
 }
 
-/// What the keys of all windows of a record's key begin with. The windows of one key lie between [`window_key`] of the first
+/// What the keys of all windows of a record's key begin with. The windows of one key lie between [`windowed_key`] of the first
 /// and of the last start.
-pub fn window_prefix(record_key: &[u8]) -> Key {
+pub fn windowed_prefix(record_key: &[u8]) -> Key {
     let mut key = Key::new();
     push_record_key(&mut key, record_key);
     key
 }
 
 /// The record's key and the window's start.
-pub fn split_window_key(key: &[u8]) -> Option<(Key, Time)> {
+pub fn split_windowed_key(key: &[u8]) -> Option<(Key, Time)> {
     let (record_key, rest) = take_record_key(key)?;
     Some((record_key, time_from(rest)?))
 }
 
-/// The window's start, by length alone: for keys that are known to be [`window_key`]s or the operator's own.
+/// The window's start, by length alone: for keys that are known to be [`windowed_key`]s or the operator's own.
 #[inline]
 pub(super) fn window_start(key: &[u8]) -> Option<Time> {
     if key.first() != Some(&ROW_TAG) {
@@ -81,44 +76,30 @@ pub(super) fn without_window(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(TIME_BYTES)]
 }
 
-/// The key of a record that waits for its owner; `offset` is its own.
-pub fn buffer_key(record_key: &[u8], source: &str, offset: i64) -> Key {
-    let mut key = window_prefix(record_key);
-    push_name(&mut key, source);
-    key.extend_from_slice(&time_bytes(Time(offset)));
+/// The key of a record that waits for its owner.
+pub fn buffer_key(record_key: &[u8], source: &str, sequence: u64) -> Key {
+    let mut key = buffer_prefix(record_key);
+    key.extend_from_slice(source.as_bytes());
+    key.extend_from_slice(&END);
+    key.extend_from_slice(&sequence.to_be_bytes());
     key
 }
 
-/// The first key and the end (without it) of the records that wait for a key, of one source or of all.
-pub fn buffer_range(record_key: &[u8], source: Option<&str>) -> (Key, Key) {
-    let mut from = window_prefix(record_key);
-    if let Some(source) = source {
-        push_name(&mut from, source);
-    }
-    let to = after_prefix(&from);
-    (from, to)
+/// What the keys of all buffered records of a record's key begin with.
+pub fn buffer_prefix(record_key: &[u8]) -> Key {
+    windowed_prefix(record_key)
 }
 
-/// The record's key, the source and the offset of a buffered record.
-pub fn split_buffer_key(key: &[u8]) -> Option<(Key, &str, i64)> {
+/// The record's key, the source and the sequence of a buffered record.
+pub fn split_buffer_key(key: &[u8]) -> Option<(Key, &str, u64)> {
     let (record_key, rest) = take_record_key(key)?;
-    let (source, offset) = take_name(rest)?;
-    Some((record_key, source, time_from(offset)?.0))
-}
-
-/// The source of a buffered record.
-pub fn buffer_source(key: &[u8]) -> Option<&str> {
-    split_buffer_key(key).map(|(_, source, _)| source)
-}
-
-/// The record's key, which is the key of its row, of a buffered record.
-pub fn buffer_row_key(key: &[u8]) -> Option<Key> {
-    take_record_key(key).map(|(record_key, _)| record_key)
+    let (source, sequence) = take_name(rest)?;
+    Some((record_key, source, u64::from_be_bytes(sequence.try_into().ok()?)))
 }
 
 /// The key of an identity that a source has sent.
-pub fn dedupe_key(source: &str, identity: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(1 + source.len() + END.len() + identity.len());
+pub fn dedupe_key(source: &str, identity: &[u8]) -> Key {
+    let mut key = Key::with_capacity(1 + source.len() + END.len() + identity.len());
     key.push(ROW_TAG);
     key.extend_from_slice(source.as_bytes());
     key.extend_from_slice(&END);
@@ -131,7 +112,8 @@ pub fn split_dedupe_key(key: &[u8]) -> Option<(&str, &[u8])> {
     take_name(key.strip_prefix(&[ROW_TAG])?)
 }
 
-/// The key of a timer.
+/// The key of a timer. All timers of a clock that are due at `now` lie from [`timer_start`] of the clock up to, without it,
+/// `timer_key(clock, now + 1 ms, &[])`.
 pub fn timer_key(clock: TimerClock, time: Time, row_key: &[u8]) -> Key {
     let mut key = Key::with_capacity(1 + TIME_BYTES + row_key.len());
     key.push(clock as u8);
@@ -140,36 +122,30 @@ pub fn timer_key(clock: TimerClock, time: Time, row_key: &[u8]) -> Key {
     key
 }
 
-/// The first key and the end (without it) of the timers of a clock, in the order of time.
-pub fn timer_range(clock: TimerClock) -> (Key, Key) {
-    (Key::from_slice(&[clock as u8]), Key::from_slice(&[clock as u8 + 1]))
+/// Where the timers of a clock begin.
+pub fn timer_start(clock: TimerClock) -> Key {
+    Key::from_slice(&[clock as u8])
 }
 
-/// The time and the row's key of a timer.
-pub fn split_timer_key(key: &[u8]) -> Option<(Time, &[u8])> {
-    let (_, rest) = key.split_first()?;
+/// The clock, the time and the row's key of a timer.
+pub fn split_timer_key(key: &[u8]) -> Option<(TimerClock, Time, &[u8])> {
+    let (clock, rest) = key.split_first()?;
+    let clock = match clock {
+        0 => TimerClock::Stream,
+        1 => TimerClock::Wall,
+        2 => TimerClock::Identity,
+        _ => return None,
+    };
     let (time, row_key) = rest.split_first_chunk()?;
-    Some((time_of(*time), row_key))
+    Some((clock, time_of(*time), row_key))
 }
 
-/// A time as a stored value: when an identity came first.
-pub fn encode_time(time: Time) -> [u8; TIME_BYTES] {
-    time_bytes(time)
-}
-
-/// # Errors
-/// [`StateError::Corrupt`] if it is not what [`encode_time`] wrote.
-pub fn decode_time(bytes: &[u8]) -> Result<Time, StateError> {
-    time_from(bytes)
-        .ok_or_else(|| StateError::Corrupt { what: "read a stored time".into(), cause: format!("expected 8 bytes, found {}", bytes.len()) })
-}
-
-/// The least key that is greater than every key with this prefix, which begins with a tag.
-fn after_prefix(prefix: &[u8]) -> Key {
-    let last = prefix.iter().rposition(|&byte| byte != 0xFF).unwrap_or(0);
+/// The least key that is greater than every key with this prefix, to end a scan before it; `None` if there is none.
+pub fn prefix_end(prefix: &[u8]) -> Option<Key> {
+    let last = prefix.iter().rposition(|&byte| byte != 0xFF)?;
     let mut end = Key::from_slice(&prefix[..=last]);
     end[last] += 1;
-    end
+    Some(end)
 }
 
 /// Writes the tag, the escaped key and its end.
@@ -183,11 +159,6 @@ fn push_record_key(key: &mut Key, record_key: &[u8]) {
             key.push(0xFF);
         }
     }
-    key.extend_from_slice(&END);
-}
-
-fn push_name(key: &mut Key, name: &str) {
-    key.extend_from_slice(name.as_bytes());
     key.extend_from_slice(&END);
 }
 
@@ -247,25 +218,22 @@ mod tests {
     proptest! {
         #[test]
         fn windows_sort_by_key_then_start_and_read_back(a in record_key(), b in record_key(), s: i64, t: i64) {
-            let (x, y) = (window_key(&a, Time(s)), window_key(&b, Time(t)));
+            let (x, y) = (windowed_key(&a, Time(s)), windowed_key(&b, Time(t)));
             prop_assert_eq!(x.cmp(&y), (&a, s).cmp(&(&b, t)));
-            prop_assert_eq!(split_window_key(&x), Some((Key::from_slice(&a), Time(s))));
+            prop_assert_eq!(split_windowed_key(&x), Some((Key::from_slice(&a), Time(s))));
             prop_assert_eq!(window_start(&x), Some(Time(s)));
-            prop_assert_eq!(without_window(&x), &*window_prefix(&a));
+            prop_assert_eq!(without_window(&x), &*windowed_prefix(&a));
         }
 
         #[test]
-        fn buffered_records_sort_by_key_source_offset_and_read_back(
-            a in record_key(), b in record_key(), s in "[a-c.]{1,3}", t in "[a-c.]{1,3}", m: i64, n: i64,
+        fn buffered_records_sort_by_key_source_sequence_and_read_back(
+            a in record_key(), b in record_key(), s in "[a-c.]{1,3}", t in "[a-c.]{1,3}", m: u64, n: u64,
         ) {
             let (x, y) = (buffer_key(&a, &s, m), buffer_key(&b, &t, n));
             prop_assert_eq!(x.cmp(&y), (&a, &s, m).cmp(&(&b, &t, n)));
             prop_assert_eq!(split_buffer_key(&x), Some((Key::from_slice(&a), s.as_str(), m)));
-            prop_assert_eq!(buffer_row_key(&x), Some(Key::from_slice(&a)));
-            let (from, to) = buffer_range(&a, None);
-            prop_assert_eq!(from <= y && y < to, a == b);
-            let (from, to) = buffer_range(&a, Some(&s));
-            prop_assert_eq!(from <= y && y < to, a == b && s == t);
+            prop_assert!(x.starts_with(&buffer_prefix(&a)));
+            prop_assert_eq!(y.starts_with(&buffer_prefix(&a)), a == b);
         }
 
         #[test]
@@ -279,28 +247,29 @@ mod tests {
             let clock = if is_wall { TimerClock::Wall } else { TimerClock::Stream };
             let x = timer_key(clock, Time(s), &a);
             prop_assert_eq!(x.cmp(&timer_key(clock, Time(t), &b)), (s, &a).cmp(&(t, &b)));
-            prop_assert_eq!(split_timer_key(&x), Some((Time(s), &a[..])));
-            for other in [TimerClock::Stream, TimerClock::Wall] {
-                let (from, to) = timer_range(other);
-                prop_assert_eq!(from <= x && x < to, other == clock);
-            }
+            prop_assert_eq!(split_timer_key(&x), Some((clock, Time(s), &a[..])));
+            prop_assert!(timer_start(clock) < x);
+            prop_assert_eq!(x < timer_key(clock, Time(t), &[]), s < t);
+            prop_assert!(timer_key(TimerClock::Stream, Time(s), &a) < timer_key(TimerClock::Wall, Time(t), &b));
         }
 
         #[test]
-        fn times_read_back(ms: i64, other in proptest::collection::vec(any::<u8>(), 0..20)) {
-            prop_assert_eq!(decode_time(&encode_time(Time(ms))).unwrap(), Time(ms));
-            prop_assert_eq!(decode_time(&other).is_ok(), other.len() == 8);
+        fn the_end_of_a_prefix_parts_it_from_what_follows(prefix in record_key(), key in record_key()) {
+            let Some(end) = prefix_end(&prefix) else { return Ok(()) };
+            prop_assert_eq!(key.starts_with(&prefix), key >= prefix && key[..] < end[..]);
         }
 
         #[test]
         fn any_bytes_are_split_or_refused(bytes in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xFF), any::<u8>()], 0..24)) {
-            if let Some((key, start)) = split_window_key(&bytes) {
-                prop_assert_eq!(&window_key(&key, start)[..], &bytes[..]);
+            if let Some((key, start)) = split_windowed_key(&bytes) {
+                prop_assert_eq!(&windowed_key(&key, start)[..], &bytes[..]);
             }
-            if let Some((key, source, offset)) = split_buffer_key(&bytes) {
-                prop_assert_eq!(&buffer_key(&key, source, offset)[..], &bytes[..]);
+            if let Some((key, source, sequence)) = split_buffer_key(&bytes) {
+                prop_assert_eq!(&buffer_key(&key, source, sequence)[..], &bytes[..]);
             }
-            let _ = (buffer_row_key(&bytes), split_timer_key(&bytes), split_dedupe_key(&bytes));
+            if let Some((clock, time, key)) = split_timer_key(&bytes) {
+                prop_assert_eq!(&timer_key(clock, time, key)[..], &bytes[..]);
+            }
         }
     }
 

@@ -50,7 +50,7 @@ impl MemoryStorage {
     pub fn open(&self) -> Result<MemoryBackend, StateError> {
         let mut disk = self.lock();
         if disk.is_open {
-            return Err(StateError::Busy { what: "open state in memory".into() });
+            return Err(StateError::Busy { what: "open state in memory".into(), cause: "it is still in use".into() });
         }
         disk.is_open = true;
         drop(disk);

@@ -135,11 +135,11 @@ fn key(store: StoreId, number: u8) -> Vec<u8> {
         return format!("\u{1}{:02}{tail}", number % 16).into_bytes();
     }
     let record_key = [&[1u8, 0][..], &[1, 7], &[1, 7, 0, 1], &[1]][usize::from(number % 4)];
-    layout::window_key(record_key, Time(i64::from(number / 4 % 16) * 3 - 12)).to_vec()
+    layout::windowed_key(record_key, Time(i64::from(number / 4 % 16) * 3 - 12)).to_vec()
 }
 
 fn start(key: &[u8]) -> i64 {
-    layout::split_window_key(key).unwrap().1.0
+    layout::split_windowed_key(key).unwrap().1.0
 }
 
 /// The first window start that survives a drop.
@@ -231,7 +231,7 @@ impl Run<'_> {
             Step::Tick(ms) => {
                 self.now += ms;
                 let now = Time(self.now);
-                self.state().maintain(now).unwrap();
+                self.state().flush_if_due(now).unwrap();
             }
             Step::DropSegments(time) => {
                 self.model.drop_before = self.model.drop_before.max(time);
