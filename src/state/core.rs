@@ -110,13 +110,18 @@ pub enum StateError {
     Io { what: String, cause: String },
     /// Checksum, header or format: rebuilt from the log.
     Corrupt { what: String, cause: String },
-    /// Locked by another process, of another app, of a newer format: refused, with the folder's name.
+    /// Locked: another thread of this worker is closing it, or another process uses it. May be free in a moment.
+    Busy { what: String, cause: String },
+    /// Of another app, of a newer format, unsafe: refused, with the folder's name.
     Refused { what: String, cause: String },
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (StateError::Io { what, cause } | StateError::Corrupt { what, cause } | StateError::Refused { what, cause }) = self;
+        let (StateError::Io { what, cause }
+        | StateError::Corrupt { what, cause }
+        | StateError::Busy { what, cause }
+        | StateError::Refused { what, cause }) = self;
         write!(f, "cannot {what}: {cause}")
     }
 }

@@ -207,7 +207,7 @@ fn lock(path: &Path) -> Result<File, StateError> {
             let _ = (&mut file).take(32).read_to_string(&mut holder);
             let holder = if holder.is_empty() { "another process".to_owned() } else { format!("process {}", holder.trim()) };
             let cause = format!("{holder} has it open, stop that one or set another `state_dir`");
-            return Err(StateError::Refused { what: format!("lock state folder {}", path.display()), cause });
+            return Err(StateError::Busy { what: format!("lock state folder {}", path.display()), cause });
         }
         Err(error) => return Err(failed(error)),
     }

@@ -29,6 +29,8 @@ pub enum TimerClock {
     Stream = 0,
     /// Wall clock.
     Wall = 1,
+    /// Stream time, of identities that are forgotten; the key is one of the dedupe store.
+    Identity = 2,
 }
 
 /// The key of an operator's progress; sorts before every row.
@@ -131,6 +133,7 @@ pub fn split_timer_key(key: &[u8]) -> Option<(TimerClock, Time, &[u8])> {
     let clock = match clock {
         0 => TimerClock::Stream,
         1 => TimerClock::Wall,
+        2 => TimerClock::Identity,
         _ => return None,
     };
     let (time, row_key) = rest.split_first_chunk()?;

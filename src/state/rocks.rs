@@ -245,7 +245,7 @@ impl RocksBackend {
             let file = folder.join(format!("{}.sst", self.next_file));
             self.next_file += 1;
             let mut writer = SstFileWriter::create(options);
-            let write = |writer: &mut SstFileWriter<'_>| -> Result<(), Error> {
+            let mut write = |writer: &mut SstFileWriter<'_>| -> Result<(), Error> {
                 writer.open(&file)?;
                 while writer.file_size() < SST_BYTES_MAX
                     && let Some(row) = rows.next()

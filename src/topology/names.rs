@@ -62,16 +62,6 @@ pub fn transactional_id(app: &Name, worker: &Name, thread: usize) -> Name {
     joined(&[app, worker, &thread.to_string()])
 }
 
-/// A member of the group (`group.instance.id`): one stream thread of a worker. Worker ids are at most 100 bytes.
-pub fn member(worker: &Name, thread: usize) -> Name {
-    joined(&[worker, &thread.to_string()])
-}
-
-/// The transactional id of a stream thread's producer.
-pub fn transactional_id(app: &Name, worker: &Name, thread: usize) -> Name {
-    joined(&[app, worker, &thread.to_string()])
-}
-
 #[expect(clippy::expect_used, reason = "the lengths of apps and tables are bounded when the file is read")]
 fn joined(parts: &[&str]) -> Name {
     Name::parse(&parts.join("-")).expect("parts of names joined by dashes are a name")

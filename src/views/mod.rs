@@ -15,9 +15,16 @@ use crate::views::render::{Rendering, Unshowable};
 
 pub mod commands;
 pub mod fence;
+pub mod lane;
 pub mod memory;
+pub mod opening;
+pub mod place;
 pub mod placement;
+pub mod queue;
+pub mod rebuild;
+pub mod redis;
 pub mod render;
+pub mod rows;
 
 mod hash;
 mod json;

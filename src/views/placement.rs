@@ -157,6 +157,8 @@ enum PatternPart {
     Key,
     /// A number or timestamp that depends on the window only.
     Window,
+    /// Any text.
+    Any,
 }
 
 /// Longest Redis key that is taken apart.
@@ -178,6 +180,15 @@ impl Pattern {
         let is_split = !parts.windows(2).any(|pair| is_slot(&pair[0]) && is_slot(&pair[1]));
         let keys = parts.iter().filter(|part| **part == PatternPart::Key).count();
         (keys == 1 && is_split).then_some(Pattern { parts })
+    }
+
+    /// A pattern that fits whatever the template can give, and gives no key back.
+    pub fn loose(template: &Template) -> Pattern {
+        let part = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => PatternPart::Text(text.clone()),
+            TemplatePart::Value(_) => PatternPart::Any,
+        };
+        Pattern { parts: template.parts.iter().map(part).collect() }
     }
 
     /// For `SCAN MATCH`: matches at least all keys of the pattern.
@@ -215,7 +226,7 @@ impl Pattern {
     /// Whether a Redis key could be of this pattern, in whatever way.
     pub fn fits(&self, redis_key: &[u8]) -> bool {
         let mut found = Vec::new();
-        find(&self.parts, redis_key, None, &mut found);
+        find(&self.parts, redis_key, Some(&[]), &mut found);
         !found.is_empty()
     }
 }
@@ -238,12 +249,14 @@ fn find<'k>(parts: &[PatternPart], rest: &'k [u8], key: Option<&'k [u8]>, found:
             }
         }
         PatternPart::Key if after.is_empty() => found.push(rest),
+        PatternPart::Any if after.is_empty() => found.extend(key),
         PatternPart::Window if after.is_empty() => {
             if is_window_text(rest) {
                 found.extend(key);
             }
         }
         PatternPart::Key => (0..=rest.len()).for_each(|end| find(after, &rest[end..], Some(&rest[..end]), found)),
+        PatternPart::Any => (0..=rest.len()).for_each(|end| find(after, &rest[end..], key, found)),
         PatternPart::Window => {
             let ends = (1..=rest.len()).take_while(|&end| is_window_text(&rest[..end]));
             ends.for_each(|end| find(after, &rest[end..], key, found));
@@ -270,6 +283,7 @@ impl std::fmt::Display for Pattern {
                 }
                 PatternPart::Key => f.write_str("{key}")?,
                 PatternPart::Window => f.write_str("{window}")?,
+                PatternPart::Any => f.write_str("{any}")?,
             }
         }
         Ok(())

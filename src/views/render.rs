@@ -52,6 +52,8 @@ pub struct Changed<'a> {
 pub enum Before<'a> {
     /// This row, if `when` held for it.
     Known(Option<&'a Value>),
+    /// This row, or one of those that it was on its way to the new one.
+    Since(Option<&'a Value>),
     /// Anything that this view may have written.
     Unknown,
 }
@@ -59,20 +61,20 @@ pub enum Before<'a> {
 impl<'a> Changed<'a> {
     /// A change of the chain: Redis stands exactly before it.
     pub fn next(change: &'a RowChange) -> Changed<'a> {
-        Changed { before: Before::Known(change.old.as_ref()), ..Changed::last(change) }
-    }
-
-    /// A change that Redis may have seen already, in part or with what followed.
-    pub fn last(change: &'a RowChange) -> Changed<'a> {
         Changed {
             key: &change.key,
             key_bytes: &change.key_bytes,
             window: change.window,
-            before: Before::Unknown,
+            before: Before::Known(change.old.as_ref()),
             new: change.new.as_ref(),
             time: change.time,
             headers: &change.headers,
         }
+    }
+
+    /// The first and the last of several changes of one row, as one.
+    pub fn merged(first: &'a RowChange, last: &'a RowChange) -> Changed<'a> {
+        Changed { before: Before::Since(first.old.as_ref()), ..Changed::next(last) }
     }
 }
 
@@ -165,7 +167,7 @@ impl Renderer {
         }
         let held = ScopeValues::new(changed, &self.uses);
         let old = match changed.before {
-            Before::Known(old) => old,
+            Before::Known(old) | Before::Since(old) => old,
             Before::Unknown => None,
         };
         let scope = held.scope(changed.new, old, changed.key);
@@ -185,28 +187,25 @@ impl Renderer {
             out.truncate(start);
         }
         let was_shown = match changed.before {
-            Before::Known(None) => false,
-            Before::Known(Some(old)) => !self.when_is_repeatable || self.held(&held.scope(Some(old), None, changed.key)),
+            Before::Known(old) | Before::Since(old) => {
+                old.is_some() && (!self.when_is_repeatable || self.held(&held.scope(old, None, changed.key)))
+            }
             Before::Unknown => true,
         };
-        if !was_shown {
+        if !was_shown && matches!(changed.before, Before::Known(_)) {
             return Rendered::Nothing;
         }
         let gone = held.scope(None, old, changed.key);
-        match self.remove(&gone, out) {
-            Ok(()) if out.mark().is_after(start) => {
-                if matches!(changed.before, Before::Known(_)) {
-                    self.notify(&gone, out);
-                }
-                Rendered::Removed
-            }
-            Ok(()) => Rendered::Nothing,
-            // Where it stands cannot be computed, so it was never written there.
-            Err(_) => {
-                out.truncate(start);
-                Rendered::Nothing
-            }
+        if self.remove(&gone, out).is_err() {
+            out.truncate(start); // where it stands cannot be computed, so it was never written there
         }
+        if !out.mark().is_after(start) {
+            return Rendered::Nothing;
+        }
+        if was_shown && matches!(occasion, Occasion::Change) {
+            self.notify(&gone, out);
+        }
+        Rendered::Removed
     }
 
     fn holds(&mut self, scope: &Scope<'_>) -> bool {
