@@ -139,45 +139,29 @@ impl KeyCodec {
 
     /// Appends the bytes of a key as a producer writes them.
     ///
-    /// The value is of [`KeyCodec::ty`]: types are checked when the file is read. Another one is written as its canonical JSON.
-    pub fn encode(self, value: &Value, into: &mut Vec<u8>) {
+    /// # Errors
+    /// As [`KeyCodec::store_key`]; nothing is appended then.
+    pub fn encode(self, value: &Value, into: &mut Vec<u8>) -> Result<(), BadValue> {
         match (self, value) {
             (KeyCodec::String, Value::String(text)) => into.extend_from_slice(text.as_bytes()),
             (KeyCodec::Int, Value::Int(int)) => into.extend_from_slice(&int.to_be_bytes()),
-            (KeyCodec::Uuid, Value::String(text)) => match parse_uuid(text) {
-                Some(uuid) => into.extend_from_slice(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()),
-                None => into.extend_from_slice(text.as_bytes()),
-            },
-            (KeyCodec::Bytes, Value::Bytes(bytes)) => into.extend_from_slice(bytes),
-            (_, value) => into.extend_from_slice(&canonical_json(value)),
-        }
-    }
-
-    /// The value of a key as stores have it: the opposite of [`KeyCodec::store_key`].
-    ///
-    /// Bytes that no key of this codec has read as bytes: a store that holds them is broken elsewhere, and whoever shows its
-    /// rows should see what is there.
-    pub fn from_store_key(self, key: &[u8]) -> Value {
-        let as_bytes = || Value::Bytes(Bytes::copy_from_slice(key));
-        let Some((&KEY_TAG, bytes)) = key.split_first() else { return as_bytes() };
-        let value = match self {
-            KeyCodec::String => str::from_utf8(bytes).ok().map(Value::string),
-            KeyCodec::Int => bytes.try_into().ok().map(|int| Value::Int((u64::from_be_bytes(int) ^ 1 << 63).cast_signed())),
-            KeyCodec::Uuid => {
-                Uuid::from_slice(bytes).ok().map(|uuid| Value::string(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str))
+            (KeyCodec::Uuid, Value::String(text)) => {
+                let uuid = parse_uuid(text).ok_or_else(|| not_a_uuid(text))?;
+                into.extend_from_slice(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
             }
-            KeyCodec::Json => JsonDecoder::new(&Type::Any, Limits::default()).decode(bytes).ok(),
-            KeyCodec::Bytes => Some(Value::Bytes(Bytes::copy_from_slice(bytes))),
-        };
-        value.unwrap_or_else(as_bytes)
+            (KeyCodec::Bytes, Value::Bytes(bytes)) => into.extend_from_slice(bytes),
+            (KeyCodec::Json, value) if !value.is_null() => into.extend_from_slice(&canonical_json(value)),
+            (codec, value) => return Err(codec.wrong_type(value)),
+        }
+        Ok(())
     }
 
     /// The bytes that a producer may have written for this key, the likeliest first: each may choose another partition.
     ///
     /// For `json` only the canonical text is given, although others are read.
-    pub fn spellings(self, value: &Value) -> SmallVec<[Vec<u8>; 2]> {
+    pub fn spellings(self, value: &Value) -> Result<SmallVec<[Vec<u8>; 2]>, BadValue> {
         let mut first = Vec::new();
-        self.encode(value, &mut first);
+        self.encode(value, &mut first)?;
         let mut all = SmallVec::new();
         all.push(first);
         if let (KeyCodec::Int, Value::Int(int)) = (self, value)
@@ -185,7 +169,7 @@ impl KeyCodec {
         {
             all.push(int.to_be_bytes().to_vec());
         }
-        all
+        Ok(all)
     }
 
     /// Reads a key that a person wrote: in a path, on the command line, in a test. Bytes are base64, JSON is JSON.
@@ -333,9 +317,9 @@ mod tests {
 
     #[test]
     fn an_int_has_two_spellings_where_four_bytes_hold_it() {
-        assert_eq!(KeyCodec::Int.spellings(&Value::Int(1)).to_vec(), [1i64.to_be_bytes().to_vec(), 1i32.to_be_bytes().to_vec()]);
-        assert_eq!(KeyCodec::Int.spellings(&Value::Int(1 << 40)).len(), 1);
-        assert_eq!(KeyCodec::String.spellings(&Value::string("a")).to_vec(), [b"a".to_vec()]);
+        assert_eq!(KeyCodec::Int.spellings(&Value::Int(1)).unwrap().to_vec(), [1i64.to_be_bytes().to_vec(), 1i32.to_be_bytes().to_vec()]);
+        assert_eq!(KeyCodec::Int.spellings(&Value::Int(1 << 40)).unwrap().len(), 1);
+        assert_eq!(KeyCodec::String.spellings(&Value::string("a")).unwrap().to_vec(), [b"a".to_vec()]);
     }
 
     #[test]
@@ -358,7 +342,7 @@ mod tests {
                 KeyCodec::Bytes => Value::Bytes(Bytes::from(bytes)),
             };
             let mut encoded = Vec::new();
-            codec.encode(&value, &mut encoded);
+            codec.encode(&value, &mut encoded).unwrap();
             let (key, decoded) = codec.decode(&encoded).unwrap();
             prop_assert_eq!(&decoded, &value);
             prop_assert_eq!(codec.from_store_key(&key), value.clone());

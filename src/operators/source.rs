@@ -119,8 +119,7 @@ struct Reading<'m> {
 
 impl SourceDecoder {
     /// `id` is the place of the source in its topology.
-    pub fn new(id: SourceId, spec: &SourceSpec) -> SourceDecoder {
-        let limits = Limits::default();
+    pub fn new(id: SourceId, spec: &SourceSpec, limits: Limits) -> SourceDecoder {
         let programs = [&spec.keyed_by, &spec.time, &spec.id, &spec.when];
         SourceDecoder {
             id,

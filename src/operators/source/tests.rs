@@ -56,7 +56,7 @@ fn source(written: Written<'_>) -> SourceDecoder {
         on_error: OnError::default(),
         future_ms: written.future_ms,
     };
-    SourceDecoder::new(SourceId(3), &spec)
+    SourceDecoder::new(SourceId(3), &spec, Limits::default())
 }
 
 fn message(key: Option<&[u8]>, value: Option<&str>, time: i64, headers: &[(&str, Option<&[u8]>)]) -> Message {
