@@ -135,7 +135,12 @@ pub(super) fn parse(source: &str) -> Result<Ast, Vec<ExpressionProblem>> {
         return Err(problems.into_sorted());
     }
     if source.trim().is_empty() {
-        problems.push(ExpressionProblemKind::Syntax, &(0..source.len()), "the expression is empty", Some("write a value, such as `event.name`".to_owned()));
+        problems.push(
+            ExpressionProblemKind::Syntax,
+            &(0..source.len()),
+            "the expression is empty",
+            Some("write a value, such as `event.name`".to_owned()),
+        );
         return Err(problems.into_sorted());
     }
     // An environment without macros: its parser leaves `has(x.y)` and `list.map(…)` as they are written.
@@ -199,11 +204,19 @@ fn scan(source: &str) -> Result<(), (Range<usize>, String, String)> {
             _ => {}
         }
         if open.len() > DEPTH_MAX + 1 {
-            return Err((start..at, format!("brackets are nested deeper than {DEPTH_MAX}"), "split the expression over several fields".to_owned()));
+            return Err((
+                start..at,
+                format!("brackets are nested deeper than {DEPTH_MAX}"),
+                "split the expression over several fields".to_owned(),
+            ));
         }
         if depth > CHAIN_MAX {
             let message = format!("more than {CHAIN_MAX} operators follow each other here");
-            return Err((start..at, message, "split the expression, or use a list: `[a, b].exists(x, …)`, `x in [a, b]`, `[a, b].join()`".to_owned()));
+            return Err((
+                start..at,
+                message,
+                "split the expression, or use a list: `[a, b].exists(x, …)`, `x in [a, b]`, `[a, b].join()`".to_owned(),
+            ));
         }
     }
     Ok(())
@@ -363,7 +376,12 @@ fn report(source: &str, errors: ParseErrors, problems: &mut Problems) {
         let start = byte_of(source, error.pos);
         if error.msg.contains("Recursion limit") {
             let help = Some("split the expression over several fields".to_owned());
-            problems.push(ExpressionProblemKind::Limit, &(0..source.len()), format!("the expression is nested deeper than {DEPTH_MAX}"), help);
+            problems.push(
+                ExpressionProblemKind::Limit,
+                &(0..source.len()),
+                format!("the expression is nested deeper than {DEPTH_MAX}"),
+                help,
+            );
             return;
         }
         let (message, help, width) = reword(source, start, &error.msg);
@@ -392,7 +410,13 @@ fn reword(source: &str, start: usize, message: &str) -> (String, Option<String>,
     }
     if text.starts_with("invalid int literal") || text.starts_with("invalid uint literal") || text.starts_with("invalid double literal") {
         let width = source[start..].bytes().take_while(|c| c.is_ascii_alphanumeric() || *c == b'.').count();
-        let kind = if text.contains("uint") { "uint" } else if text.contains("int") { "int" } else { "double" };
+        let kind = if text.contains("uint") {
+            "uint"
+        } else if text.contains("int") {
+            "int"
+        } else {
+            "double"
+        };
         let help = "a greater or longer number is a decimal: `decimal(\"…\")`".to_owned();
         return (format!("`{}` is out of the range of {kind}", &source[start..start + width]), Some(help), width);
     }
@@ -434,7 +458,9 @@ fn expected(token: &str, source: &str, start: usize) -> String {
         "=" => "compare with `==`".to_owned(),
         "then" | "else" => "write `condition ? a : b` or `cond(condition, a, b)`".to_owned(),
         _ if before.ends_with("not") => "write `!x` or `not(x)`".to_owned(),
-        _ if before.ends_with(['+', '-', '*', '/', '%', '<', '>', '=', '&', '|', '!', '(', '[', ',', '.', '?', ':']) => "a value is expected: a field, a number, a string, a call".to_owned(),
+        _ if before.ends_with(['+', '-', '*', '/', '%', '<', '>', '=', '&', '|', '!', '(', '[', ',', '.', '?', ':']) => {
+            "a value is expected: a field, a number, a string, a call".to_owned()
+        }
         _ => "an operator, such as `+`, `==` or `&&`, or the end is expected".to_owned(),
     }
 }

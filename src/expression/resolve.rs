@@ -39,7 +39,11 @@ pub(super) struct Entry {
 static ENTRIES: LazyLock<BTreeMap<&'static str, Vec<Entry>>> = LazyLock::new(|| {
     let mut entries: BTreeMap<&'static str, Vec<Entry>> = BTreeMap::new();
     for function in FUNCTIONS {
-        let signatures = if function.is_special() { Vec::new() } else { function.signatures.iter().filter_map(|text| read_signature(text, function.name)).collect() };
+        let signatures = if function.is_special() {
+            Vec::new()
+        } else {
+            function.signatures.iter().filter_map(|text| read_signature(text, function.name)).collect()
+        };
         entries.entry(function.name).or_default().push(Entry { function, signatures });
     }
     entries

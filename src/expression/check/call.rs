@@ -69,7 +69,8 @@ impl Checker<'_> {
         if !rows.iter().any(|row| row.signatures.iter().any(|signature| fitting_style(&signature))) {
             return self.unknown_function(name, name_at, target, arguments.len());
         }
-        let with_arity = |row: &&&Entry| row.signatures.iter().any(|signature| fitting_style(&signature) && signature.parameters.len() == trees.len());
+        let with_arity =
+            |row: &&&Entry| row.signatures.iter().any(|signature| fitting_style(&signature) && signature.parameters.len() == trees.len());
         let Some(row) = rows.iter().find(with_arity) else {
             return self.wrong_arity(name, name_at, &rows, is_method, arguments.len());
         };
@@ -140,7 +141,9 @@ impl Checker<'_> {
         }
         let other_form = entries(name).first().map(|entry| entry.function.signatures[0]);
         let help = match (other_form, target) {
-            (Some(_), Some(target)) if count == 0 && entries(name).iter().any(|entry| entry.signatures.iter().any(|signature| !signature.is_method)) => {
+            (Some(_), Some(target))
+                if count == 0 && entries(name).iter().any(|entry| entry.signatures.iter().any(|signature| !signature.is_method)) =>
+            {
                 Some(format!("write `{name}({})`", self.text(target)))
             }
             (Some(form), _) => Some(format!("its form is `{form}`")),
@@ -169,7 +172,12 @@ impl Checker<'_> {
         if self.options.unchecked {
             return Typed { node: Node::Fail(format_smolstr!("no such overload: {name} with {count} arguments")), ty: Type::Any };
         }
-        let forms: Vec<&str> = rows.iter().flat_map(|row| &row.signatures).filter(|signature| signature.is_method == is_method).map(|signature| signature.text).collect();
+        let forms: Vec<&str> = rows
+            .iter()
+            .flat_map(|row| &row.signatures)
+            .filter(|signature| signature.is_method == is_method)
+            .map(|signature| signature.text)
+            .collect();
         let help = format!("its forms: `{}`", forms.join("`, `"));
         self.type_problem(name_at, format!("`{name}` does not take {count} argument{}", if count == 1 { "" } else { "s" }), Some(help));
         Typed::unknown()
@@ -189,7 +197,10 @@ impl Checker<'_> {
                 let expected = expected.join(", ");
                 let message = format!("`{name}` does not take {} here", describe(types[position]));
                 let help = match (expected.as_str(), types[position]) {
-                    ("string", ty) if is_number(ty.strip_nullable()) || matches!(ty.strip_nullable(), Type::Timestamp | Type::Duration | Type::Bytes | Type::Bool) => {
+                    ("string", ty)
+                        if is_number(ty.strip_nullable())
+                            || matches!(ty.strip_nullable(), Type::Timestamp | Type::Duration | Type::Bytes | Type::Bool) =>
+                    {
                         format!("it takes string: convert it by `string({})`", self.text(trees[position]))
                     }
                     _ => format!("it takes {expected}"),
@@ -199,7 +210,11 @@ impl Checker<'_> {
             Mismatch::Together => {
                 let given: Vec<String> = types.iter().map(|ty| describe(ty)).collect();
                 let forms: Vec<&str> = signatures.iter().map(|signature| signature.text).collect();
-                self.type_problem(&tree.at, format!("`{name}` does not take ({})", given.join(", ")), Some(format!("its forms: `{}`", forms.join("`, `"))));
+                self.type_problem(
+                    &tree.at,
+                    format!("`{name}` does not take ({})", given.join(", ")),
+                    Some(format!("its forms: `{}`", forms.join("`, `"))),
+                );
             }
         }
     }
@@ -259,7 +274,11 @@ impl Checker<'_> {
             }
             all = join_or_any(&all, ty);
         }
-        let (function, run) = if greatest { ("math.greatest", crate::expression::functions::GREATEST) } else { ("math.least", crate::expression::functions::LEAST) };
+        let (function, run) = if greatest {
+            ("math.greatest", crate::expression::functions::GREATEST)
+        } else {
+            ("math.least", crate::expression::functions::LEAST)
+        };
         let arguments: Vec<Node> = typed.into_iter().map(|typed| typed.node).collect();
         self.folded(Node::Call { function, run, arguments: arguments.into() }, all)
     }
