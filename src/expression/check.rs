@@ -18,7 +18,7 @@ use crate::expression::node::{FieldSlot, Frame, Node};
 use crate::expression::parse::{Ast, Kind};
 use crate::expression::problem::{Problems, suggest};
 use crate::expression::resolve::{entries, function_names};
-use crate::expression::types::{Items, describe, free, is_open, items, join, join_or_any, settle, type_named};
+use crate::expression::types::{Items, comparable, describe, free, is_open, items, join, join_or_any, settle, type_named};
 use crate::expression::{CompileOptions, ExpressionProblem, ExpressionProblemKind, Scope};
 use crate::model::{Type, Value};
 
@@ -288,7 +288,7 @@ impl<'s> Checker<'s> {
                 (**of).clone()
             }
             Type::Map(key, value) => {
-                if !crate::expression::types::comparable(key, index_ty) {
+                if !comparable(key, index_ty) {
                     self.type_problem(&index.at, format!("the keys of this map are {}, not {}", describe(key), describe(index_ty)), None);
                 }
                 (**value).clone()
