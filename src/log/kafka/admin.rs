@@ -6,7 +6,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic as NativeTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic as NativeTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset as NativeOffset, TopicPartitionList};
@@ -29,7 +31,8 @@ pub(super) struct KafkaAdmin {
 
 impl KafkaAdmin {
     pub(super) fn new(config: &ClientConfig, brokers: &str) -> Result<KafkaAdmin, LogError> {
-        let client: AdminClient<AdminSide> = config.create_with_context(AdminSide::default()).map_err(|error| of("make an admin client", &error))?;
+        let client: AdminClient<AdminSide> =
+            config.create_with_context(AdminSide::default()).map_err(|error| of("make an admin client", &error))?;
         Ok(KafkaAdmin { client: Arc::new(client), brokers: brokers.to_owned() })
     }
 

@@ -220,7 +220,8 @@ impl KafkaConsumer {
     }
 
     fn set_paused(&mut self, places: &[(usize, i32)], is_paused: bool) -> Result<(), LogError> {
-        let changed: Vec<(usize, i32)> = places.iter().copied().filter(|(topic, partition)| self.place(*topic, *partition).is_paused != is_paused).collect();
+        let changed: Vec<(usize, i32)> =
+            places.iter().copied().filter(|(topic, partition)| self.place(*topic, *partition).is_paused != is_paused).collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -245,7 +246,9 @@ impl KafkaConsumer {
             match code {
                 None => break,
                 // A partition that is added while others are still being stopped is not started yet.
-                Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PreviousInProgress | RDKafkaErrorCode::Outdated) if Instant::now() < until => {
+                Some(RDKafkaErrorCode::State | RDKafkaErrorCode::PreviousInProgress | RDKafkaErrorCode::Outdated)
+                    if Instant::now() < until =>
+                {
                     std::thread::park_timeout(Duration::from_millis(2));
                 }
                 Some(code) => return Err(by_code(what(), code)),
@@ -263,7 +266,8 @@ impl KafkaConsumer {
         let at = match self.topics.iter().position(|topic| topic.name == *name) {
             Some(at) => at,
             None => {
-                let topic = InputTopic::new(self.client()?, name).ok_or_else(|| LogError::new(LogErrorKind::Fatal, what(), "the client has no such topic"))?;
+                let topic = InputTopic::new(self.client()?, name)
+                    .ok_or_else(|| LogError::new(LogErrorKind::Fatal, what(), "the client has no such topic"))?;
                 self.topics.push(KnownTopic { name: name.clone(), topic, places: Vec::new() });
                 self.topics.len() - 1
             }
@@ -278,7 +282,8 @@ impl KafkaConsumer {
 
     /// Starts partitions at the next offsets of their readings.
     fn start(&mut self, places: &[(usize, i32)]) -> Result<(), LogError> {
-        let (kept, new): (Vec<_>, Vec<_>) = places.iter().copied().partition(|(topic, partition)| self.place(*topic, *partition).is_assigned);
+        let (kept, new): (Vec<_>, Vec<_>) =
+            places.iter().copied().partition(|(topic, partition)| self.place(*topic, *partition).is_assigned);
         for (topic, partition) in &kept {
             let next = self.place(*topic, *partition).reading.as_ref().map_or(0, |reading| reading.next);
             self.seek_place(*topic, *partition, next)?;
@@ -287,7 +292,11 @@ impl KafkaConsumer {
             for (topic, partition) in &new {
                 let name = self.topics[*topic].name.clone();
                 if !self.queue.as_ref().is_some_and(|queue| queue.forward(&name, *partition)) {
-                    return Err(LogError::new(LogErrorKind::Fatal, format!("read `{name}` partition {partition}"), "the client has no such partition"));
+                    return Err(LogError::new(
+                        LogErrorKind::Fatal,
+                        format!("read `{name}` partition {partition}"),
+                        "the client has no such partition",
+                    ));
                 }
             }
             let start = |place: &Place| place.reading.as_ref().map(|reading| reading.next);
@@ -377,7 +386,9 @@ impl Consumer for KafkaConsumer {
                 self.pending = None;
                 Ok(())
             }
-            Event::Revoked(_) => Err(LogError::new(LogErrorKind::Config, "acknowledge an event", "it is not the one that waits to be acknowledged")),
+            Event::Revoked(_) => {
+                Err(LogError::new(LogErrorKind::Config, "acknowledge an event", "it is not the one that waits to be acknowledged"))
+            }
             // These were answered when they came.
             _ => Ok(()),
         }
@@ -448,7 +459,9 @@ impl Consumer for KafkaConsumer {
         let named: Vec<_> = partitions.iter().map(|(topic, partition)| (topic, *partition, None)).collect();
         let answer = self.client()?.committed_offsets(list(&named), timeout).map_err(|error| match error.rdkafka_error_code() {
             // A transaction that commits one of them is still open, or nobody answers: the client tells no difference.
-            Some(RDKafkaErrorCode::OperationTimedOut) => LogError::new(LogErrorKind::Retry, WHAT, format!("no stable answer in {timeout:?}")),
+            Some(RDKafkaErrorCode::OperationTimedOut) => {
+                LogError::new(LogErrorKind::Retry, WHAT, format!("no stable answer in {timeout:?}"))
+            }
             _ => of(WHAT, &error),
         })?;
         let offset_of = |(topic, partition): &(Name, i32)| -> Result<Option<Offset>, LogError> {

@@ -55,7 +55,9 @@ impl Connection {
             self.note(text);
         }
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => error!(facility, text, "librdkafka"),
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                error!(facility, text, "librdkafka")
+            }
             RDKafkaLogLevel::Warning => warn!(facility, text, "librdkafka"),
             RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(facility, text, "librdkafka"),
             RDKafkaLogLevel::Debug => debug!(facility, text, "librdkafka"),

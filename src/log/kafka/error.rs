@@ -12,9 +12,15 @@ use crate::log::{LogError, LogErrorKind};
 pub(super) fn kind_of(code: RDKafkaErrorCode) -> LogErrorKind {
     use RDKafkaErrorCode as Code;
     match code {
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId | Code::UnreleasedInstanceId => LogErrorKind::Fenced,
-        Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedMemberEpoch | Code::StaleMemberEpoch | Code::AssignmentLost => LogErrorKind::Abort,
-        Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut | Code::RequestTimedOut => LogErrorKind::Unreachable,
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::FencedInstanceId | Code::UnreleasedInstanceId => {
+            LogErrorKind::Fenced
+        }
+        Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedMemberEpoch | Code::StaleMemberEpoch | Code::AssignmentLost => {
+            LogErrorKind::Abort
+        }
+        Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut | Code::RequestTimedOut => {
+            LogErrorKind::Unreachable
+        }
         Code::MessageTimedOut | Code::TimedOutQueue | Code::NetworkException | Code::BrokerNotAvailable => LogErrorKind::Unreachable,
         Code::Authentication | Code::SSL | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism => LogErrorKind::Authentication,
         Code::IllegalSASLState | Code::SecurityDisabled => LogErrorKind::Authentication,
@@ -22,16 +28,24 @@ pub(super) fn kind_of(code: RDKafkaErrorCode) -> LogErrorKind {
         Code::TransactionalIdAuthorizationFailed | Code::DelegationTokenAuthorizationFailed => LogErrorKind::Authorization,
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => LogErrorKind::MissingTopic,
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => LogErrorKind::TooLarge,
-        Code::UnstableOffsetCommit | Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable | Code::NotCoordinator => LogErrorKind::Retry,
-        Code::LeaderNotAvailable | Code::NotLeaderForPartition | Code::ReplicaNotAvailable | Code::OffsetNotAvailable => LogErrorKind::Retry,
+        Code::UnstableOffsetCommit | Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable | Code::NotCoordinator => {
+            LogErrorKind::Retry
+        }
+        Code::LeaderNotAvailable | Code::NotLeaderForPartition | Code::ReplicaNotAvailable | Code::OffsetNotAvailable => {
+            LogErrorKind::Retry
+        }
         Code::RebalanceInProgress | Code::WaitingForCoordinator | Code::ConcurrentTransactions | Code::QueueFull => LogErrorKind::Retry,
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::KafkaStorageError | Code::NotController => LogErrorKind::Retry,
         Code::FencedLeaderEpoch | Code::UnknownLeaderEpoch | Code::ThrottlingQuotaExceeded | Code::PollExceeded => LogErrorKind::Retry,
         Code::InProgress | Code::PreviousInProgress | Code::Retry | Code::ISRInsufficient => LogErrorKind::Retry,
         Code::InvalidArgument | Code::InvalidConfig | Code::PolicyViolation | Code::InvalidPartitions => LogErrorKind::Config,
         Code::InvalidReplicationFactor | Code::InvalidReplicaAssignment | Code::InvalidTopic | Code::InvalidRequest => LogErrorKind::Config,
-        Code::InvalidSessionTimeout | Code::InconsistentGroupProtocol | Code::InvalidGroupId | Code::UnsupportedAssignor => LogErrorKind::Config,
-        Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout | Code::GroupMaxSizeReached => LogErrorKind::Config,
+        Code::InvalidSessionTimeout | Code::InconsistentGroupProtocol | Code::InvalidGroupId | Code::UnsupportedAssignor => {
+            LogErrorKind::Config
+        }
+        Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout | Code::GroupMaxSizeReached => {
+            LogErrorKind::Config
+        }
         Code::OffsetOutOfRange | Code::NotConfigured | Code::UnsupportedCompressionType => LogErrorKind::Config,
         // What nobody has thought of is handled by a new client, as librdkafka advises.
         _ => LogErrorKind::Fatal,
@@ -55,7 +69,8 @@ pub(super) fn of(what: impl Into<String>, error: &KafkaError) -> LogError {
         KafkaError::AdminOp(code) => by_code(what, *code),
         KafkaError::ClientConfig(_, reason, key, value) => {
             // A value can be a secret; librdkafka puts it into its reason where it is malformed, so that is left out too.
-            let cause = if key.contains("password") { "the client refuses it".to_owned() } else { format!("`{value}` is refused: {reason}") };
+            let cause =
+                if key.contains("password") { "the client refuses it".to_owned() } else { format!("`{value}` is refused: {reason}") };
             LogError::new(LogErrorKind::Config, format!("set `{key}` of the Kafka client"), cause)
         }
         KafkaError::ClientCreation(reason) => LogError::new(LogErrorKind::Config, what, reason.clone()),

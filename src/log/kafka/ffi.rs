@@ -173,7 +173,8 @@ impl DataQueue {
         self.taken.clear();
         self.taken.reserve(limit);
         // SAFETY: the array has room for `limit` pointers; librdkafka writes as many as it returns.
-        let count = unsafe { native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), milliseconds(wait), self.taken.as_mut_ptr(), limit) };
+        let count =
+            unsafe { native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), milliseconds(wait), self.taken.as_mut_ptr(), limit) };
         let count = usize::try_from(count).unwrap_or(0);
         // SAFETY: `count` places have been written.
         unsafe { self.taken.set_len(count) };
@@ -293,9 +294,21 @@ pub(super) fn call_transaction(client: &ProducerClient, call: TransactionCall, t
     }
 }
 
-pub(super) fn send_offsets(client: &ProducerClient, offsets: &TopicPartitionList, group: &GroupMetadata, timeout: Duration) -> Result<(), TransactionError> {
+pub(super) fn send_offsets(
+    client: &ProducerClient,
+    offsets: &TopicPartitionList,
+    group: &GroupMetadata,
+    timeout: Duration,
+) -> Result<(), TransactionError> {
     // SAFETY: producer, list and metadata are valid for the call; the error that comes back is ours.
-    unsafe { take_error(native::rd_kafka_send_offsets_to_transaction(client.client().native_ptr(), offsets.ptr(), group.0.as_ptr(), milliseconds(timeout))) }
+    unsafe {
+        take_error(native::rd_kafka_send_offsets_to_transaction(
+            client.client().native_ptr(),
+            offsets.ptr(),
+            group.0.as_ptr(),
+            milliseconds(timeout),
+        ))
+    }
 }
 
 /// # Safety
@@ -443,7 +456,9 @@ impl HeaderList {
         for (name, value) in headers.iter() {
             let (value, size) = parts(value.as_deref());
             // SAFETY: list, name and value are valid for the call, which copies them.
-            unsafe { native::rd_kafka_header_add(list.0.as_ptr(), name.as_ptr().cast::<c_char>(), name.len() as isize, value, size as isize) };
+            unsafe {
+                native::rd_kafka_header_add(list.0.as_ptr(), name.as_ptr().cast::<c_char>(), name.len() as isize, value, size as isize)
+            };
         }
         list
     }
@@ -460,7 +475,11 @@ impl Drop for HeaderList {
 pub(super) type Described = Result<(i32, String), RDKafkaErrorCode>;
 
 /// Describes topics with their ids (KIP-516), in the order of their names.
-pub(super) fn describe_topics(client: &AdminClient<AdminSide>, names: &[&str], timeout: Duration) -> Result<Vec<(String, Described)>, RDKafkaErrorCode> {
+pub(super) fn describe_topics(
+    client: &AdminClient<AdminSide>,
+    names: &[&str],
+    timeout: Duration,
+) -> Result<Vec<(String, Described)>, RDKafkaErrorCode> {
     let names: Vec<CString> = names.iter().filter_map(|name| CString::new(*name).ok()).collect();
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let admin = client.inner().native_ptr();

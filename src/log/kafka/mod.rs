@@ -16,7 +16,9 @@ mod producer;
 mod settings;
 
 pub use ffi::{GroupMetadata, KafkaMessage};
-pub use settings::{CLIENT_BUFFERS_DEFAULT, GroupProtocol, KafkaSettings, Mechanism, POLL_INTERVAL_MAX_DEFAULT, Protocol, REFUSED, Security, refusal};
+pub use settings::{
+    CLIENT_BUFFERS_DEFAULT, GroupProtocol, KafkaSettings, Mechanism, POLL_INTERVAL_MAX_DEFAULT, Protocol, REFUSED, Security, refusal,
+};
 
 /// A Kafka cluster.
 pub struct KafkaLog {

@@ -59,7 +59,12 @@ impl Batch {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(record.key.unwrap_or_default());
         self.bytes.extend_from_slice(record.value.unwrap_or_default());
-        self.records.push(Waiting { partition: record.partition, start, key: record.key.map(<[u8]>::len), value: record.value.map(<[u8]>::len) });
+        self.records.push(Waiting {
+            partition: record.partition,
+            start,
+            key: record.key.map(<[u8]>::len),
+            value: record.value.map(<[u8]>::len),
+        });
     }
 
     fn is_full(&self) -> bool {
@@ -155,10 +160,8 @@ impl KafkaProducer {
 
     fn fatal(&self) -> Option<LogError> {
         let (code, reason) = self.client.client().fatal_error()?;
-        let error = of_transaction(
-            "write",
-            &ffi::TransactionError { code, reason, is_fatal: true, is_retriable: false, requires_abort: false },
-        );
+        let error =
+            of_transaction("write", &ffi::TransactionError { code, reason, is_fatal: true, is_retriable: false, requires_abort: false });
         Some(error)
     }
 
@@ -238,7 +241,8 @@ impl Producer for KafkaProducer {
                 handle
             }
         };
-        let metadata = self.client.client().fetch_metadata(Some(name), METADATA_TIMEOUT).map_err(|error| self.explain(of(what(), &error)))?;
+        let metadata =
+            self.client.client().fetch_metadata(Some(name), METADATA_TIMEOUT).map_err(|error| self.explain(of(what(), &error)))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == &**name);
         let partitions = match found {
             Some(topic) => match topic.error() {
@@ -278,7 +282,11 @@ impl Producer for KafkaProducer {
         let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers_size(record.headers);
         if size.saturating_add(RECORD_OVERHEAD) > known.record_bytes_max {
             let what = format!("write a record of {size} bytes to `{}`", known.name);
-            return Err(LogError::new(LogErrorKind::TooLarge, what, format!("`max.message.bytes` of the topic is {}", known.record_bytes_max)));
+            return Err(LogError::new(
+                LogErrorKind::TooLarge,
+                what,
+                format!("`max.message.bytes` of the topic is {}", known.record_bytes_max),
+            ));
         }
         if !record.keep_time && record.headers.is_empty() {
             if known.batch.is_full() {
@@ -309,7 +317,11 @@ impl Producer for KafkaProducer {
             if let Some(error) = self.fatal() {
                 return Err(error);
             }
-            return Err(self.explain(LogError::new(LogErrorKind::Retry, "flush what was written", format!("not all acknowledged in {timeout:?}"))));
+            return Err(self.explain(LogError::new(
+                LogErrorKind::Retry,
+                "flush what was written",
+                format!("not all acknowledged in {timeout:?}"),
+            )));
         }
         self.collect()
     }

@@ -115,7 +115,10 @@ impl KafkaSettings {
         let is_sasl = matches!(security.protocol, Protocol::SaslPlaintext | Protocol::SaslSsl);
         let is_insecure = security.protocol == Protocol::SaslPlaintext && !security.allow_insecure;
         if is_insecure {
-            return refuse("use `sasl_plaintext`".into(), "the password would travel without encryption: use `sasl_ssl`, or set `allow_insecure: true`");
+            return refuse(
+                "use `sasl_plaintext`".into(),
+                "the password would travel without encryption: use `sasl_ssl`, or set `allow_insecure: true`",
+            );
         }
         if is_sasl && (security.mechanism.is_none() || security.username.is_none() || security.password.is_none()) {
             return refuse("use SASL".into(), "`mechanism`, `username` and `password` are all needed");
@@ -331,7 +334,10 @@ mod tests {
         let client = |key: &str, value: &str| check(|settings| settings.client.push((key.into(), value.into())));
         assert_eq!(client("plugin.library.paths", "x"), "set `kafka.client.plugin.library.paths`: it loads code into the worker");
         assert_eq!(client("ssl.engine.location", "x"), "set `kafka.client.ssl.engine.location`: it loads code into the worker");
-        assert_eq!(client("isolation.level", "read_uncommitted"), "set `kafka.client.isolation.level`: exactly once stands on `read_committed`");
+        assert_eq!(
+            client("isolation.level", "read_uncommitted"),
+            "set `kafka.client.isolation.level`: exactly once stands on `read_committed`"
+        );
         assert_eq!(
             client("enable.ssl.certificate.verification", "false"),
             "set `kafka.client.enable.ssl.certificate.verification`: the brokers' certificates must be verified"
