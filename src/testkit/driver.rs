@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::log::memory::MemoryCluster;
 use crate::log::partitioner::partition_of;
-use crate::log::{Log, NewTopic};
+use crate::log::NewTopic;
 use crate::metrics::Metrics;
 use crate::model::{Clock, Headers, ManualClock, Name, Offset, TableId, TaskId, Time};
 use crate::runtime::feed::ViewFeed;
