@@ -11,6 +11,8 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod operators;
+pub mod runtime;
 pub mod state;
+pub mod testkit;
 pub mod topology;
 pub mod views;
