@@ -148,6 +148,10 @@ impl Admin for KafkaAdmin {
         let results = self.done(what, block_on(self.client.describe_configs([&specifier], &options(timeout))))?;
         let Some(answer) = results.into_iter().next() else { return Err(self.failed(what(), RDKafkaErrorCode::UnknownTopicOrPartition)) };
         let resource: ConfigResource = answer.map_err(|code| self.failed(what(), code))?;
+        // A broker answers for a topic that does not exist with no settings at all.
+        if resource.entries.is_empty() {
+            return Err(self.failed(what(), RDKafkaErrorCode::UnknownTopicOrPartition));
+        }
         Ok(keys.iter().map(|key| resource.get(key).and_then(|entry| entry.value.clone())).collect())
     }
 

@@ -60,6 +60,8 @@ pub(super) struct KafkaConsumer {
     client: Option<ConsumerClient>,
     is_member: bool,
     brokers: String,
+    /// Events that the next poll returns.
+    events: Vec<Event>,
     /// A revocation that the group waits for.
     pending: Option<Event>,
     /// Topic of the last record: the next one is likely of the same.
@@ -83,6 +85,7 @@ impl KafkaConsumer {
             client: Some(client),
             is_member: task_topic.is_some(),
             brokers: brokers.to_owned(),
+            events: Vec::new(),
             pending: None,
             last_topic: 0,
             told: Vec::new(),
@@ -93,8 +96,8 @@ impl KafkaConsumer {
         self.client.as_ref().ok_or_else(|| LogError::new(LogErrorKind::Fatal, "use a consumer", "it is closed"))
     }
 
-    /// Serves rebalances, errors and log lines. Says whether the caller has something to look at before more records.
-    fn serve_group(&mut self, events: &mut Vec<Event>) -> Result<bool, LogError> {
+    /// Serves rebalances, errors and log lines.
+    fn serve_group(&mut self) -> Result<(), LogError> {
         for _ in 0..GROUP_EVENTS_MAX {
             let client = self.client()?.clone();
             let polled = client.poll(Duration::ZERO);
@@ -103,7 +106,8 @@ impl KafkaConsumer {
                 Some(Err(KafkaError::MessageConsumptionFatal(_))) => return Err(self.fatal()),
                 Some(Err(error)) => {
                     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                    events.extend(self.problem(code));
+                    let problem = self.problem(code);
+                    self.events.extend(problem);
                 }
                 // All partitions are forwarded: a record here would be one that nobody counts.
                 Some(Ok(_)) => return Err(LogError::new(LogErrorKind::Fatal, "poll", "a record came by the group's queue")),
@@ -115,13 +119,13 @@ impl KafkaConsumer {
                     if matches!(event, Event::Revoked(_)) {
                         self.pending = Some(event.clone());
                     }
-                    events.push(event);
+                    self.events.push(event);
                 }
                 None if is_quiet => break,
                 None => {}
             }
         }
-        Ok(!events.is_empty())
+        Ok(())
     }
 
     fn fatal(&self) -> LogError {
@@ -154,7 +158,7 @@ impl KafkaConsumer {
     }
 
     /// Takes what is there, up to `limit`, waiting up to `wait` for as many.
-    fn take(&mut self, limit: usize, wait: Duration, into: &mut Vec<Message>, events: &mut Vec<Event>) -> Result<usize, LogError> {
+    fn take(&mut self, limit: usize, wait: Duration, into: &mut Vec<Message>) -> Result<usize, LogError> {
         let Some(queue) = &mut self.queue else { return Ok(0) };
         let before = into.len();
         let (topics, last_topic) = (&mut self.topics, &mut self.last_topic);
@@ -174,7 +178,8 @@ impl KafkaConsumer {
             into.push(Message::Kafka(message));
         });
         for (topic, partition, code, reason) in failed {
-            events.extend(self.failed(topic, partition, code, &reason));
+            let event = self.failed(topic, partition, code, &reason);
+            self.events.extend(event);
         }
         Ok(into.len() - before)
     }
@@ -256,9 +261,27 @@ impl KafkaConsumer {
         }
         if let Some(reading) = &mut self.place(topic, partition).reading {
             reading.next = offset;
-            reading.is_stuck = false;
         }
         Ok(())
+    }
+
+    /// Starts a partition anew whose fetching has ended because its offset was gone; a seek does not.
+    ///
+    /// Taking it off the assignment would answer a revocation that came in this very moment. So whatever revocation is in the
+    /// queue afterwards is told as a loss: the group may have given those tasks away, and nothing may be committed for them.
+    fn restart(&mut self, topic: usize, partition: i32) -> Result<(), LogError> {
+        let client = self.client()?.clone();
+        let one = self.list_of(&[(topic, partition)], |_| None);
+        client.incremental_unassign(&one).map_err(|error| of("drop an input", &error))?;
+        client.assignment().map_err(|error| of("drop an input", &error))?;
+        self.place(topic, partition).is_assigned = false;
+        if self.is_member {
+            client.client().context().set_answered(true);
+            let result = self.serve_group();
+            client.client().context().set_answered(false);
+            result?;
+        }
+        self.start(&[(topic, partition)])
     }
 
     fn topic_place(&mut self, name: &Name, partition: i32) -> Result<(usize, i32), LogError> {
@@ -355,28 +378,28 @@ fn list(partitions: &[(&Name, i32, Option<i64>)]) -> TopicPartitionList {
 
 impl Consumer for KafkaConsumer {
     fn poll(&mut self, limit: usize, wait: Duration, into: &mut Vec<Message>) -> Result<Vec<Event>, LogError> {
-        let mut events = Vec::new();
         let mut left = wait;
         loop {
+            self.serve_group()?;
             // Records wait while the caller has to open or close tasks: they could belong to one of them.
-            if self.serve_group(&mut events)? || limit == 0 {
-                return Ok(events);
+            if !self.events.is_empty() || limit == 0 {
+                break;
             }
-            let taken = self.take(limit, Duration::ZERO, into, &mut events)?;
-            if taken > 0 || !events.is_empty() || left.is_zero() {
-                return Ok(events);
+            let taken = self.take(limit, Duration::ZERO, into)?;
+            if taken > 0 || !self.events.is_empty() || left.is_zero() {
+                break;
             }
             let slice = left.min(GROUP_INTERVAL);
             left -= slice;
             // The call waits until its array is full, so it waits for one and takes the others without waiting.
-            let first = self.take(1, slice, into, &mut events)?;
-            if first > 0 && limit > 1 {
-                self.take(limit - 1, Duration::ZERO, into, &mut events)?;
-            }
-            if first > 0 || !events.is_empty() {
-                return Ok(events);
+            if self.take(1, slice, into)? > 0 {
+                if limit > 1 {
+                    self.take(limit - 1, Duration::ZERO, into)?;
+                }
+                break;
             }
         }
+        Ok(std::mem::take(&mut self.events))
     }
 
     fn acknowledge(&mut self, event: &Event) -> Result<(), LogError> {
@@ -436,7 +459,12 @@ impl Consumer for KafkaConsumer {
 
     fn seek(&mut self, slot: u32, offset: Offset) -> Result<(), LogError> {
         let (topic, partition) = self.slot(slot, "seek")?;
-        self.seek_place(topic, partition, offset.0)
+        let Some(reading) = &mut self.place(topic, partition).reading else { return Ok(()) };
+        if !std::mem::take(&mut reading.is_stuck) {
+            return self.seek_place(topic, partition, offset.0);
+        }
+        reading.next = offset.0;
+        self.restart(topic, partition)
     }
 
     fn position(&mut self, slot: u32) -> Result<Option<Offset>, LogError> {

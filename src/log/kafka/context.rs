@@ -73,6 +73,8 @@ pub(super) struct ConsumerSide {
     events: Mutex<VecDeque<Result<Event, LogError>>>,
     /// Nobody is there any more to close tasks: rebalances are answered here.
     is_closing: AtomicBool,
+    /// Whatever revocation is being served now has been answered by accident: see `KafkaConsumer::restart`.
+    is_answered: AtomicBool,
 }
 
 impl ConsumerSide {
@@ -82,6 +84,10 @@ impl ConsumerSide {
 
     pub(super) fn close(&self) {
         self.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_answered(&self, is_answered: bool) {
+        self.is_answered.store(is_answered, Ordering::Relaxed);
     }
 
     fn answer(&self, consumer: &BaseConsumer<ConsumerSide>, change: RDKafkaRespErr) {
@@ -120,7 +126,7 @@ impl ConsumerContext for ConsumerSide {
         }
         let event = match change {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Event::Assigned(partitions),
-            _ if consumer.assignment_lost() => Event::Lost(partitions),
+            _ if consumer.assignment_lost() || self.is_answered.load(Ordering::Relaxed) => Event::Lost(partitions),
             _ => Event::Revoked(partitions),
         };
         if !matches!(event, Event::Revoked(_)) {
