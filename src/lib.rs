@@ -11,6 +11,7 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod operators;
+pub mod runtime;
 pub mod state;
 pub mod topology;
 pub mod views;
