@@ -15,6 +15,7 @@ pub mod restore;
 pub mod rows;
 pub mod settings;
 pub mod start;
+pub mod storage;
 pub mod task;
 pub mod thread;
 pub mod worker;
