@@ -123,6 +123,20 @@ impl KeyCodec {
         Ok(key)
     }
 
+    /// The value of a store key, the inverse of [`KeyCodec::store_key`]. Null for bytes that are none.
+    pub fn from_store_key(self, key: &[u8]) -> Value {
+        let bytes = key.get(1..).unwrap_or_default();
+        match self {
+            KeyCodec::String => Value::String(SmolStr::new(String::from_utf8_lossy(bytes))),
+            KeyCodec::Int => {
+                bytes.try_into().map_or(Value::Null, |bytes: [u8; 8]| Value::Int((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()))
+            }
+            KeyCodec::Uuid => Uuid::from_slice(bytes).map_or(Value::Null, |uuid| Value::String(SmolStr::new(uuid.hyphenated().to_string()))),
+            KeyCodec::Json => json_key(bytes).map_or(Value::Null, |(_, value)| value),
+            KeyCodec::Bytes => Value::Bytes(Bytes::copy_from_slice(bytes)),
+        }
+    }
+
     /// Appends the bytes of a key as a producer writes them.
     ///
     /// # Errors

@@ -10,8 +10,24 @@ use smol_str::SmolStr;
 
 use crate::model::{Type, Value};
 
+mod arithmetic;
+mod check;
+mod collect;
+mod compare;
+mod fold;
+mod functions;
+mod node;
+mod parse;
+mod problem;
 mod program;
+mod resolve;
+mod types;
 
+pub use arithmetic::TEXT_BYTES_MAX;
+pub use collect::ELEMENTS_MAX;
+pub use compare::STEPS_MAX;
+pub use functions::{FUNCTIONS, Function};
+pub use parse::{CHAIN_MAX, DEPTH_MAX, SOURCE_BYTES_MAX};
 pub use program::Program;
 
 /// The names that an expression may use, in the order in which their values are given to [`Program::evaluate`].
@@ -64,7 +80,24 @@ pub struct EvaluationError {
 /// # Errors
 /// All problems found; at least one.
 pub fn compile(source: &str, scope: &Scope) -> Result<Program, Vec<ExpressionProblem>> {
-    program::compile(source, scope)
+    program::compile(source, scope, &CompileOptions::default())
+}
+
+/// What the specification's own tests need beside [`compile`].
+#[derive(Clone, Debug, Default)]
+pub struct CompileOptions {
+    /// Leaves the types open: a type that does not fit is an error of the evaluation, as is a name that is not known.
+    pub unchecked: bool,
+    /// Where names are looked up first, as in `com.example`. Empty by default.
+    pub container: String,
+}
+
+/// Reads and compiles an expression with options; topology files use [`compile`].
+///
+/// # Errors
+/// All problems found; at least one.
+pub fn compile_with(source: &str, scope: &Scope, options: &CompileOptions) -> Result<Program, Vec<ExpressionProblem>> {
+    program::compile(source, scope, options)
 }
 
 /// A name for the values of one evaluation, in the order of the scope.

@@ -120,7 +120,7 @@ impl Timestamp {
 }
 
 /// Days since 1970-01-01 of a date of the proleptic Gregorian calendar (H. Hinnant, "chrono-compatible date algorithms").
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let y = if month <= 2 { year - 1 } else { year };
     let era = y.div_euclid(400);
     let yoe = y.rem_euclid(400);
@@ -129,7 +129,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// The date of a day since 1970-01-01, the inverse of [`days_from_civil`].
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let doe = z.rem_euclid(146_097);
@@ -204,7 +204,13 @@ mod tests {
 
     #[test]
     fn timestamps_read_back_as_written() {
-        for text in ["1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999Z", "2026-02-28T23:59:59.500Z", "2000-02-29T12:00:00.000001Z"] {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59.999999999Z",
+            "2026-02-28T23:59:59.500Z",
+            "2000-02-29T12:00:00.000001Z",
+        ] {
             assert_eq!(Timestamp::parse(text).map(|t| t.to_string()).as_deref(), Some(text));
         }
         assert_eq!(Timestamp::parse("2026-01-01T01:00:02+01:00"), Timestamp::parse("2026-01-01T00:00:02Z"));
@@ -212,7 +218,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_timestamp() {
-        for text in ["", "2026-01-01", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:00", "2026-01-01T00:00:00.Z", "10000-01-01T00:00:00Z", "2026-01-01T00:00:00+0100"] {
+        for text in [
+            "",
+            "2026-01-01",
+            "2026-02-30T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00.Z",
+            "10000-01-01T00:00:00Z",
+            "2026-01-01T00:00:00+0100",
+        ] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }
     }

@@ -1,12 +1,10 @@
 //! An output: committed changes of a table, or stale records of one, written to a topic in the same transaction.
 
-use std::sync::Arc;
-
 use smol_str::SmolStr;
 
 use crate::codec::{CodecKind, KeyCodec};
 use crate::expression::Program;
-use crate::model::{Name, Shape, TableId};
+use crate::model::{Name, TableId};
 
 /// A checked output. Expressions see [`crate::operators::fold::ROW_SCOPE`].
 #[derive(Clone, Debug)]
@@ -20,8 +18,6 @@ pub struct OutputSpec {
     pub value: &'static CodecKind,
     /// `None`: the whole row.
     pub set: Option<OutputValue>,
-    /// Names of the fields of `set`, in order; empty otherwise.
-    pub value_shape: Arc<Shape>,
     pub when: Option<Program>,
     pub on_delete: OnOutputDelete,
     pub headers: Vec<(SmolStr, Program)>,

@@ -22,6 +22,10 @@ const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
 /// may answer so for a moment).
 const MISSING_OFFSETS_TRIES_MAX: u32 = 20;
 
+/// Attempts to open a folder that another holds: 10 s, longer than a thread of the same worker needs to let go of it.
+const BUSY_TRIES_MAX: u32 = 1000;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// An assigned task that is not open yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Opening {
@@ -70,10 +74,12 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
     };
     let mut state = match app.storage.open(id, store_specs(&app, subtopology)) {
         Ok(state) => state,
-        Err(StateError::Busy { what }) => {
-            if thread.opening.get(&id).is_some_and(|opening| opening.tries % 200 == 199) {
-                warn!(task = %id, "{what}; waiting");
+        Err(error @ StateError::Busy { .. }) => {
+            let tries = thread.opening.get(&id).map_or(0, |opening| opening.tries);
+            if tries >= BUSY_TRIES_MAX {
+                return Err(Fault::new(Reaction::Stop, format!("task {id}: {error}: another worker uses this state folder; give each worker its own `worker.state_dir`")));
             }
+            std::thread::park_timeout(BUSY_PAUSE);
             return Ok(None);
         }
         Err(error) => {
@@ -85,10 +91,10 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
         }
     };
     let restore = Restore::begin(&app, id, &mut state)?;
-    let has_state = restore.total > 0 || subtopology.stores.iter().enumerate().any(|(at, _)| state.changelog_offset(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
+    let has_state = restore.total > 0 || subtopology.stores.iter().enumerate().any(|(at, _)| state.offsets().changelog(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
     let mut starts = Vec::new();
     for ((topic, partition), committed) in wanted.iter().zip(committed) {
-        let stored = state.input_offset(topic);
+        let stored = state.offsets().input(topic);
         let start = match (committed, stored) {
             (Some(committed), _) => committed,
             (None, Some(stored)) => stored,

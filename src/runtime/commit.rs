@@ -6,11 +6,12 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::log::{Acknowledged, LogError, Outgoing};
 use crate::model::{Headers, Name, Offset, StoreId, TaskId, Time};
-use crate::operators::DeadLetter;
+use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
 use crate::operators::output::OutputFrom;
 use crate::runtime::emit::{WriteError, write_dead_letter};
 use crate::runtime::fault::Fault;
@@ -115,7 +116,11 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
         for stale in std::mem::take(&mut task.effects.stale) {
             for writer in writers.iter_mut().filter(|writer| writer.from() == OutputFrom::Stale(stale.table)) {
                 let tell = tell_outputs.then_some(&mut committed.outputs);
-                writer.write_stale(&stale, producer.as_mut(), tell).map_err(|error| Fault::of_transaction(&error))?;
+                match writer.write_stale(&stale, producer.as_mut(), tell) {
+                    Ok(()) => {}
+                    Err(WriteError::Log(error)) => return Err(Fault::of_transaction(&error)),
+                    Err(WriteError::Row(failure)) => letters.push(stale_letter(&stale, &failure)),
+                }
             }
         }
         for table in &mut task.tables {
@@ -133,7 +138,7 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                             source: change.origin.map_or(first_source, |origin| origin.source),
                             reason: "expression",
                             detail: format!("an output of table `{}`: {failure}", topology.tables[id.0].name),
-                            key: Some(bytes::Bytes::copy_from_slice(&change.key_bytes[1..])),
+                            key: Some(Bytes::copy_from_slice(&change.key_bytes[1..])),
                             value: None,
                             headers: change.headers.clone(),
                             offset: change.origin.map_or(-1, |origin| origin.offset),
@@ -162,6 +167,21 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
         told.push(committed);
     }
     Ok(Drained { closed, tasks: told })
+}
+
+/// A stale record that its output cannot write.
+fn stale_letter(stale: &StaleRecord, failure: &Failure) -> DeadLetter {
+    DeadLetter {
+        source: stale.record.source,
+        reason: "expression",
+        detail: failure.to_string(),
+        key: Some(Bytes::copy_from_slice(&stale.record.key[1..])),
+        value: stale.raw.clone(),
+        headers: stale.record.headers.clone(),
+        offset: stale.record.offset,
+        time: stale.record.time,
+        origin: Some(Origin { source: stale.record.source, offset: stale.record.offset }),
+    }
 }
 
 fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Produced, Fault> {

@@ -2,13 +2,16 @@
 //!
 //! Called in the commit only, between the begin of the transaction and its flush.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smol_str::SmolStr;
 
-use crate::codec::json;
+use crate::codec::{BadValue, json};
+use crate::expression::Program;
 use crate::log::partitioner::partition_of;
 use crate::log::{LogError, Outgoing, Producer, TopicHandle};
-use crate::model::{Headers, MapKey, Name, OutputId, Time, Value};
+use crate::model::{Field, Headers, MapKey, Name, OutputId, Shape, Time, Value};
 use crate::operators::fold::ROW_SCOPE;
 use crate::operators::output::{OnOutputDelete, OutputFrom, OutputSpec, OutputValue};
 use crate::operators::scope::{ROW_HEADERS, headers_value, time_value, window_shape, window_value};
@@ -22,6 +25,8 @@ pub struct OutputWriter {
     topic: TopicHandle,
     partitions: i32,
     needs_headers: bool,
+    /// Names of the fields of `set`.
+    shape: Arc<Shape>,
     key: Vec<u8>,
     value: Vec<u8>,
 }
@@ -29,7 +34,7 @@ pub struct OutputWriter {
 impl OutputWriter {
     pub fn new(id: OutputId, spec: OutputSpec, topic: TopicHandle, partitions: i32) -> OutputWriter {
         debug_assert_eq!(ROW_SCOPE[ROW_HEADERS], "headers");
-        let mut programs: Vec<&crate::expression::Program> = spec.when.iter().chain(&spec.key).collect();
+        let mut programs: Vec<&Program> = spec.when.iter().chain(&spec.key).collect();
         programs.extend(spec.headers.iter().map(|(_, program)| program));
         match &spec.set {
             Some(OutputValue::Fields(fields)) => programs.extend(fields.iter().map(|(_, program)| program)),
@@ -37,7 +42,10 @@ impl OutputWriter {
             None => {}
         }
         let needs_headers = programs.iter().any(|program| program.uses(ROW_HEADERS));
-        OutputWriter { id, spec, topic, partitions, needs_headers, key: Vec::new(), value: Vec::new() }
+        let fields: &[(SmolStr, Program)] = if let Some(OutputValue::Fields(fields)) = &spec.set { fields } else { &[] };
+        let fields = fields.iter().map(|(name, program)| Field { name: name.clone(), ty: program.ty().clone() }).collect();
+        let shape = Arc::new(Shape { fields });
+        OutputWriter { id, spec, topic, partitions, needs_headers, shape, key: Vec::new(), value: Vec::new() }
     }
 
     pub fn from(&self) -> OutputFrom {
@@ -100,18 +108,20 @@ impl OutputWriter {
     }
 
     /// Writes a stale record as it came, with its own key.
-    pub fn write_stale(&mut self, stale: &StaleRecord, producer: &mut dyn Producer, tell: Option<&mut Vec<CommittedOutput>>) -> Result<(), LogError> {
+    pub fn write_stale(&mut self, stale: &StaleRecord, producer: &mut dyn Producer, tell: Option<&mut Vec<CommittedOutput>>) -> Result<(), WriteError> {
         self.key.clear();
-        self.spec.key_codec.encode(&stale.record.key_value, &mut self.key);
+        let encoded = self.spec.key_codec.encode(&stale.record.key_value, &mut self.key);
+        encoded.map_err(|bad| WriteError::Row(bad_key(bad)))?;
         let partition = partition_of(&self.key, self.partitions);
-        producer.send(Outgoing {
+        let sent = producer.send(Outgoing {
             topic: self.topic,
             partition,
             key: Some(&self.key),
             value: stale.raw.as_deref(),
             time: stale.record.time,
             headers: &stale.record.headers,
-        })?;
+        });
+        sent.map_err(WriteError::Log)?;
         if let Some(tell) = tell {
             tell.push(CommittedOutput {
                 output: self.id,
@@ -136,7 +146,7 @@ impl OutputWriter {
                 for (_, program) in fields {
                     values.push(program.evaluate(slots)?);
                 }
-                let shape = self.spec.value_shape.clone();
+                let shape = self.shape.clone();
                 Ok(Value::Object(crate::model::Object { shape, slots: values.into() }))
             }
         }
@@ -147,11 +157,11 @@ impl OutputWriter {
         self.key.clear();
         if let Some(program) = &self.spec.key {
             let key = program.evaluate(slots)?;
-            self.spec.key_codec.encode(&key, &mut self.key);
+            self.spec.key_codec.encode(&key, &mut self.key).map_err(bad_key)?;
             return Ok((key, None));
         }
         let mut plain = Vec::new();
-        self.spec.key_codec.encode(&change.key, &mut plain);
+        self.spec.key_codec.encode(&change.key, &mut plain).map_err(bad_key)?;
         match change.window {
             None => {
                 self.key = plain;
@@ -187,6 +197,10 @@ impl OutputWriter {
     }
 }
 
+fn bad_key(bad: BadValue) -> Failure {
+    Failure::Record { reason: "expression", detail: format!("the key cannot be written: {}", bad.detail) }
+}
+
 /// Why an output was not written.
 pub enum WriteError {
     /// An expression failed on the row.
@@ -198,7 +212,7 @@ pub enum WriteError {
 pub fn windowed_key(key: &Value, start: Time, end: Time) -> Value {
     let entry = |name: &'static str, value| (MapKey::String(SmolStr::new_static(name)), value);
     let entries = [entry("key", key.clone()), entry("start", Value::Int(start.0)), entry("end", Value::Int(end.0))];
-    Value::Map(std::sync::Arc::new(entries.into_iter().collect()))
+    Value::Map(Arc::new(entries.into_iter().collect()))
 }
 
 /// Writes a dead letter: what came, and why it is here.

@@ -161,9 +161,9 @@ fn internal_topics(plan: &Plan, partitions: &[i32], tasks: i32, replication: i16
     let topic = |name, partitions, config| NewTopic { name, partitions, replication, config };
     let most = partitions.iter().copied().max().unwrap_or(1);
     let mut wanted = vec![
-        topic(names::task_topic(app), tasks, vec![("cleanup.policy", "delete".to_owned())]),
-        topic(names::worker_topic(app), 1, compact()),
-        topic(names::dead_letter_topic(app), most, vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())]),
+        topic(names::tasks(app), tasks, vec![("cleanup.policy", "delete".to_owned())]),
+        topic(names::workers(app), 1, compact()),
+        topic(names::dead_letters(app), most, vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())]),
     ];
     for (subtopology, count) in plan.subtopologies.iter().zip(partitions) {
         for store in &subtopology.stores {

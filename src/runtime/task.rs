@@ -5,9 +5,10 @@
 
 use smallvec::SmallVec;
 
+use crate::codec::Limits;
 use crate::log::Message;
 use crate::metrics::{self, Counter, Metrics};
-use crate::model::{Name, Offset, StoreId, TaskId, Time};
+use crate::model::{Name, Offset, SourceId, StoreId, TaskId, Time};
 use crate::operators::fold::table::{Table, TableStores};
 use crate::operators::source::{OnError, SourceDecoder};
 use crate::operators::{Context, DeadLetter, Effects, Failure, Origin};
@@ -56,6 +57,7 @@ pub struct Task {
     pub effects: Effects,
     decoders: Vec<SourceDecoder>,
     on_error: Vec<OnError>,
+    source_ids: Vec<SourceId>,
     source_names: Vec<Name>,
     counters: Vec<SourceCounters>,
     /// Per input: the decoders of its topic.
@@ -82,7 +84,7 @@ impl Task {
     pub fn open(app: &App, id: TaskId, number_of_inputs_committed: Vec<Offset>, restore: Restore, mut state: TaskState) -> Result<Task, Fault> {
         let subtopology = &app.plan.subtopologies[id.subtopology as usize];
         let sources = &app.plan.topology.sources;
-        let decoders: Vec<SourceDecoder> = subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0])).collect();
+        let decoders: Vec<SourceDecoder> = subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
         let of_input = subtopology
             .topics
             .iter()
@@ -117,6 +119,7 @@ impl Task {
             changelogs: vec![Offset(0); subtopology.stores.len()],
             effects: Effects::default(),
             on_error: subtopology.sources.iter().map(|source| sources[source.0].on_error).collect(),
+            source_ids: subtopology.sources.clone(),
             source_names: subtopology.sources.iter().map(|source| sources[source.0].name.clone()).collect(),
             counters: subtopology.sources.iter().map(|source| SourceCounters::new(&sources[source.0].name, &app.metrics)).collect(),
             decoders,
@@ -212,7 +215,7 @@ impl Task {
             }
             OnError::DeadLetter => {
                 self.counters[source].dead_letters.inc();
-                let source = self.decoders[source].source();
+                let source = self.source_ids[source];
                 self.effects.dead_letters.push(DeadLetter {
                     source,
                     reason,

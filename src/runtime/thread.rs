@@ -135,7 +135,7 @@ impl StreamThread {
         let outcome = commit(self, Deadline::after(self.app.settings.transaction_timeout))?;
         let now = self.app.clock.now();
         for task in self.tasks.values_mut() {
-            task.state.maintain(now).map_err(|error| Fault::of_state(task.id, &error))?;
+            task.state.flush_if_due(now).map_err(|error| Fault::of_state(task.id, &error))?;
         }
         Ok(outcome)
     }
@@ -344,7 +344,7 @@ impl StreamThread {
     fn look_up_topics(&mut self) -> Result<(), Fault> {
         let app = self.app.clone();
         let mut look_up = |name: &Name| self.producer.topic(name).map_err(|error| Fault::of_log(&error));
-        self.dead_letter_topic = look_up(&names::dead_letter_topic(&app.plan.topology.app))?;
+        self.dead_letter_topic = look_up(&names::dead_letters(&app.plan.topology.app))?;
         self.changelogs.clear();
         for subtopology in &app.plan.subtopologies {
             let mut handles = Vec::new();
@@ -426,7 +426,7 @@ fn make_consumer(app: &App, number: usize) -> Result<Box<dyn Consumer>, Fault> {
     let settings = &app.settings;
     let group = GroupSettings {
         group: app.plan.topology.app.clone(),
-        task_topic: names::task_topic(&app.plan.topology.app),
+        task_topic: names::tasks(&app.plan.topology.app),
         instance_id: settings.static_membership.then(|| names::member(&settings.worker, number)),
         session_timeout: settings.session_timeout,
     };

@@ -79,7 +79,10 @@ pub enum Accumulator {
     /// `sum`.
     Sum(Value),
     Count(i64),
-    Avg { sum: Decimal, count: i64 },
+    Avg {
+        sum: Decimal,
+        count: i64,
+    },
     /// `collect`: in the order of arrival. `distinct`: in the order of values.
     List(Vec<Value>),
     /// `top`: the best first, each with what it was judged by.

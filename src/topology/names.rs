@@ -47,7 +47,19 @@ pub fn timers_store(table: &Name) -> Name {
 /// Whether the app uses this topic for itself.
 pub fn is_internal(app: &Name, topic: &str) -> bool {
     let own = topic.strip_prefix(app.as_str()).and_then(|rest| rest.strip_prefix('-'));
-    own.is_some_and(|rest| matches!(rest, "tasks" | "workers" | "dead-letters") || rest.ends_with("-changelog") || rest.ends_with("-repartition"))
+    own.is_some_and(|rest| {
+        matches!(rest, "tasks" | "workers" | "dead-letters") || rest.ends_with("-changelog") || rest.ends_with("-repartition")
+    })
+}
+
+/// A member of the group (`group.instance.id`): one stream thread of a worker. Worker ids are at most 100 bytes.
+pub fn member(worker: &Name, thread: usize) -> Name {
+    joined(&[worker, &thread.to_string()])
+}
+
+/// The transactional id of a stream thread's producer.
+pub fn transactional_id(app: &Name, worker: &Name, thread: usize) -> Name {
+    joined(&[app, worker, &thread.to_string()])
 }
 
 #[expect(clippy::expect_used, reason = "the lengths of apps and tables are bounded when the file is read")]
@@ -55,27 +67,3 @@ fn joined(parts: &[&str]) -> Name {
     Name::parse(&parts.join("-")).expect("parts of names joined by dashes are a name")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::keys::APP_LENGTH_MAX;
-    use crate::config::keys::THING_LENGTH_MAX;
-
-    #[test]
-    fn the_longest_names_fit() {
-        let app = Name::parse(&"a".repeat(APP_LENGTH_MAX)).unwrap();
-        let table = Name::parse(&"t".repeat(THING_LENGTH_MAX)).unwrap();
-        assert!(changelog(&app, &dedupe_store(&table)).ends_with("t-dedupe-changelog"));
-    }
-
-    #[test]
-    fn knows_its_own_topics() {
-        let app = Name::parse("shop").unwrap();
-        for topic in ["shop-tasks", "shop-workers", "shop-dead-letters", "shop-product-changelog"] {
-            assert!(is_internal(&app, topic), "{topic}");
-        }
-        for topic in ["shop-orders", "shop", "other-tasks", "shop.tasks"] {
-            assert!(!is_internal(&app, topic), "{topic}");
-        }
-    }
-}

@@ -81,12 +81,27 @@ pub enum Rule {
     Sum(Program),
     Count,
     Avg(Program),
-    Collect { value: Program, limit: usize },
-    Distinct { value: Program, limit: usize },
+    Collect {
+        value: Program,
+        limit: usize,
+    },
+    Distinct {
+        value: Program,
+        limit: usize,
+    },
     /// The `limit` greatest by `by`; `value` default `event`.
-    Top { value: Program, by: Program, limit: usize },
-    Put { at: Program, value: Program },
-    Remove { at: Program },
+    Top {
+        value: Program,
+        by: Program,
+        limit: usize,
+    },
+    Put {
+        at: Program,
+        value: Program,
+    },
+    Remove {
+        at: Program,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

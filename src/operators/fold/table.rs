@@ -3,7 +3,7 @@
 //! Reads and writes the stores of its task only. Every effect of a record is computed before the first write, so that a bad
 //! record leaves nothing behind. What leaves the table is asked for once, at the commit ([`Table::emit`]).
 
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 use smol_str::SmolStr;
@@ -48,6 +48,7 @@ pub struct Table {
     active_at: Time,
     next_wall: Time,
     next_stream: Time,
+    next_identity: Time,
     /// Per ordinal of a changed row in the open transaction: what changed it last.
     causes: Vec<Cause>,
     /// Changes that leave one by one: `emit: every`, and windows that closed.
@@ -116,13 +117,14 @@ impl Table {
             id,
             stores,
             codec,
-            topics: topics.iter().map(Value::string).collect(),
+            topics: topics.iter().map(|topic| Value::string(*topic)).collect(),
             needs_headers,
             progress: START,
             saved: START,
             active_at: Time::MAX,
             next_wall: Time::MIN,
             next_stream: Time::MIN,
+            next_identity: Time::MIN,
             causes: Vec::new(),
             singly: Vec::new(),
             counters,
@@ -157,7 +159,7 @@ impl Table {
         self.causes.clear();
         self.singly.clear();
         // The first tick looks into the index of timers.
-        (self.next_wall, self.next_stream) = (Time::MIN, Time::MIN);
+        (self.next_wall, self.next_stream, self.next_identity) = (Time::MIN, Time::MIN, Time::MIN);
         Ok(())
     }
 
@@ -202,14 +204,19 @@ impl Table {
         } else {
             self.into_row(input, record, message, &version, &operands, context)?
         };
-        if kept && let Some((store, key)) = identity {
-            context.state.put(store, &key, &layout::encode_time(record.time))?;
+        if kept
+            && let Some((store, key)) = identity
+            && let Some(dedupe) = &self.merge.spec().dedupe
+        {
+            let forget_at = record.time.plus_ms(dedupe.for_ms);
+            context.state.put(store, &key, &encode_time(record.time))?;
+            self.set_timer(TimerClock::Identity, forget_at, &key, context.state)?;
         }
         Ok(())
     }
 
     /// The key under which a record's identity is remembered, in a table with `dedupe`; none for a record without identity.
-    fn identity(&self, input: usize, record: &Record, slots: &[&Value]) -> Result<Option<(StoreId, Vec<u8>)>, Failure> {
+    fn identity(&self, input: usize, record: &Record, slots: &[&Value]) -> Result<Option<(StoreId, Key)>, Failure> {
         let (Some(dedupe), Some(store)) = (&self.merge.spec().dedupe, self.stores.dedupe) else { return Ok(None) };
         let id = match &dedupe.by {
             Some(program) => program.evaluate(slots)?,
@@ -226,7 +233,7 @@ impl Table {
     fn is_duplicate(&self, store: StoreId, key: &[u8], time: Time, context: &mut Context<'_>) -> Result<bool, Failure> {
         let Some(dedupe) = &self.merge.spec().dedupe else { return Ok(false) };
         let Some(bytes) = context.state.get(store, key)? else { return Ok(false) };
-        let first = layout::decode_time(bytes)?;
+        let first = decode_time(bytes);
         Ok(time.0.saturating_sub(first.0) < dedupe.for_ms)
     }
 
@@ -452,7 +459,7 @@ impl Table {
             }
             return Ok(false);
         }
-        let key: Key = layout::window_key(&record.key, start);
+        let key: Key = layout::windowed_key(&record.key, start);
         let mut row = self.load(&key, context.state)?;
         let is_new = self.merge.is_blank(&row);
         let arrived = self.merge.apply(&mut row, input, version, operands, Time::MIN)?;
@@ -510,7 +517,7 @@ impl Table {
         let buffered = BufferedRecord { raw: raw_record(message), version: version.clone(), operands: operands.to_vec(), wait_until };
         let mut bytes = Vec::new();
         self.codec.encode_buffered(&buffered, &mut bytes);
-        context.state.put(store, &layout::buffer_key(&record.key, &source, record.offset), &bytes)?;
+        context.state.put(store, &layout::buffer_key(&record.key, &source, record.offset.max(0) as u64), &bytes)?;
         if let Some(at) = wait_until {
             self.set_timer(TimerClock::Wall, at, &record.key, context.state)?;
         }
@@ -520,11 +527,16 @@ impl Table {
     /// Buffered records of a key (of one source), with their store keys and inputs, in the order of source names and offsets.
     fn buffered(&self, key: &[u8], source: Option<&str>, state: &mut TaskState) -> Result<Vec<(Vec<u8>, usize, BufferedRecord)>, StateError> {
         let Some(store) = self.stores.buffer else { return Ok(Vec::new()) };
-        let (from, to) = layout::buffer_range(key, source);
+        let from = layout::buffer_prefix(key);
+        let to = layout::prefix_end(&from).unwrap_or_default();
         let mut found = Vec::new();
         let mut failed = None;
-        state.scan(store, from.as_slice(), to.as_slice(), &mut |key, value| {
-            let input = layout::buffer_source(key).and_then(|name| self.merge.spec().inputs.iter().position(|input| &*input.source_name == name));
+        state.scan(store, Bound::Included(&from), Bound::Excluded(&to), |key, value| {
+            let name = layout::split_buffer_key(key).map(|(_, name, _)| name);
+            if source.is_some_and(|wanted| name != Some(wanted)) {
+                return ControlFlow::Continue(());
+            }
+            let input = name.and_then(|name| self.merge.spec().inputs.iter().position(|input| &*input.source_name == name));
             match (input, self.codec.decode_buffered(value)) {
                 (Some(input), Ok(record)) => found.push((key.to_vec(), input, record)),
                 // A source that the table no longer has: its records stay where they are.
@@ -583,6 +595,7 @@ impl Table {
         let next = match clock {
             TimerClock::Wall => &mut self.next_wall,
             TimerClock::Stream => &mut self.next_stream,
+            TimerClock::Identity => &mut self.next_identity,
         };
         *next = (*next).min(at);
         Ok(())
@@ -590,11 +603,11 @@ impl Table {
 
     /// Restores the timers of a row that came from the changelog.
     pub fn index(&mut self, key: &[u8], value: &[u8], state: &mut TaskState) -> Result<(), StateError> {
-        if !layout::is_row_key(key) || self.merge.spec().window.is_some_and(|_| self.merge.spec().emit != Emit::Closed) {
+        if !is_row_key(key) || self.merge.spec().window.is_some_and(|_| self.merge.spec().emit != Emit::Closed) {
             return Ok(());
         }
         if let Some(window) = self.merge.spec().window {
-            if let Some((_, start)) = layout::split_window_key(key) {
+            if let Some((_, start)) = layout::split_windowed_key(key) {
                 let at = start.plus_ms(window.size_ms + window.grace_ms);
                 state.restore_put(self.stores.timers, &layout::timer_key(TimerClock::Stream, at, key), Some(&[]))?;
             }
@@ -613,10 +626,17 @@ impl Table {
     /// Restores the timer of a buffered record that came from the changelog.
     pub fn index_buffered(&mut self, key: &[u8], value: &[u8], state: &mut TaskState) -> Result<(), StateError> {
         let record = self.codec.decode_buffered(value)?;
-        if let (Some(at), Some(row_key)) = (record.wait_until, layout::buffer_row_key(key)) {
+        if let (Some(at), Some(row_key)) = (record.wait_until, layout::split_buffer_key(key).map(|(row_key, _, _)| row_key)) {
             state.restore_put(self.stores.timers, &layout::timer_key(TimerClock::Wall, at, &row_key), Some(&[]))?;
         }
         Ok(())
+    }
+
+    /// Restores the timer of an identity that came from the changelog.
+    pub fn index_dedupe(&mut self, key: &[u8], value: &[u8], state: &mut TaskState) -> Result<(), StateError> {
+        let Some(dedupe) = &self.merge.spec().dedupe else { return Ok(()) };
+        let at = decode_time(value).plus_ms(dedupe.for_ms);
+        state.restore_put(self.stores.timers, &layout::timer_key(TimerClock::Identity, at, key), Some(&[]))
     }
 
     /// Lets timers fire that are due. Returns whether more are due.
@@ -635,15 +655,19 @@ impl Table {
         if self.next_stream <= stream_due {
             more |= self.fire(TimerClock::Stream, stream_due, context)?;
         }
+        if self.next_identity <= self.progress.stream_time {
+            more |= self.fire(TimerClock::Identity, self.progress.stream_time, context)?;
+        }
         Ok(more)
     }
 
     fn fire(&mut self, clock: TimerClock, due: Time, context: &mut Context<'_>) -> Result<bool, Failure> {
-        let (from, to) = layout::timer_range(clock);
+        let from = layout::timer_start(clock);
+        let to = layout::prefix_end(&from).unwrap_or_default();
         let mut fired = Vec::new();
         let mut next = Time::MAX;
-        context.state.scan(self.stores.timers, from.as_slice(), to.as_slice(), &mut |key, _| {
-            let Some((at, row_key)) = layout::split_timer_key(key) else { return ControlFlow::Continue(()) };
+        context.state.scan(self.stores.timers, Bound::Included(&from), Bound::Excluded(&to), |key, _| {
+            let Some((_, at, row_key)) = layout::split_timer_key(key) else { return ControlFlow::Continue(()) };
             if at > due || fired.len() >= TIMERS_PER_TICK_MAX {
                 next = at;
                 return ControlFlow::Break(());
@@ -654,6 +678,7 @@ impl Table {
         match clock {
             TimerClock::Wall => self.next_wall = next,
             TimerClock::Stream => self.next_stream = next,
+            TimerClock::Identity => self.next_identity = next,
         }
         for (timer, at, key) in fired {
             context.state.delete(self.stores.timers, &timer)?;
@@ -661,6 +686,7 @@ impl Table {
                 (TimerClock::Stream, Some(_)) => self.close_window(&key, context)?,
                 (TimerClock::Stream, None) => self.expire(&key, at, context)?,
                 (TimerClock::Wall, _) => self.time_out(&key, context)?,
+                (TimerClock::Identity, _) => self.forget_identity(&key, context)?,
             }
         }
         Ok(next <= due)
@@ -674,6 +700,17 @@ impl Table {
         let new = self.merge.show(&row).map(Value::Object);
         let change = self.change(key, None, new, row.changed_at, &Cause { headers: Headers::default(), origin: None });
         self.singly.extend(change);
+        Ok(())
+    }
+
+    /// An identity is older than `for`: a record with it is no duplicate any more.
+    fn forget_identity(&mut self, key: &Key, context: &mut Context<'_>) -> Result<(), Failure> {
+        let (Some(store), Some(dedupe)) = (self.stores.dedupe, &self.merge.spec().dedupe) else { return Ok(()) };
+        // It may have come again since.
+        let is_old = context.state.get(store, key)?.is_some_and(|bytes| decode_time(bytes).plus_ms(dedupe.for_ms) <= self.progress.stream_time);
+        if is_old {
+            context.state.delete(store, key)?;
+        }
         Ok(())
     }
 
@@ -772,7 +809,8 @@ impl Table {
         let (time, offset) = source.version.as_ref().map_or((row.changed_at, -1), |version| (version.time, version.offset));
         let mut key_bytes = Vec::new();
         let key_value = self.merge.spec().key.from_store_key(key);
-        self.merge.spec().key.encode(&key_value, &mut key_bytes);
+        // What came out of a store key goes into Kafka bytes.
+        let _ = self.merge.spec().key.encode(&key_value, &mut key_bytes);
         DeadLetter {
             source: feed.source,
             reason: "owner_missing",
@@ -808,7 +846,7 @@ impl Table {
             return Ok(());
         }
         for change in state.changes(self.stores.rows) {
-            if !layout::is_row_key(change.key) {
+            if !is_row_key(change.key) {
                 continue;
             }
             let shown = |bytes: Option<&[u8]>| -> Result<Option<(RowState, Option<Object>)>, StateError> {
@@ -866,7 +904,7 @@ impl Table {
     /// A store key as the user knows it: the key, and in a windowed table the window.
     pub fn name_of(&self, key: &Key) -> (Value, Option<(Time, Time)>) {
         let spec = self.merge.spec();
-        match (spec.window, layout::split_window_key(key)) {
+        match (spec.window, layout::split_windowed_key(key)) {
             (Some(window), Some((row_key, start))) => (spec.key.from_store_key(&row_key), Some((start, start.plus_ms(window.size_ms)))),
             _ => (spec.key.from_store_key(key), None),
         }
@@ -886,6 +924,19 @@ fn same(old: &Option<Object>, new: &Option<Object>) -> bool {
         (Some(old), Some(new)) => old.slots == new.slots,
         _ => false,
     }
+}
+
+fn is_row_key(key: &[u8]) -> bool {
+    key.first() == Some(&layout::ROW_TAG)
+}
+
+fn encode_time(time: Time) -> [u8; 8] {
+    time.0.to_be_bytes()
+}
+
+/// The time of an identity; of bytes that are none, one that is long over.
+fn decode_time(bytes: &[u8]) -> Time {
+    bytes.try_into().map_or(Time::MIN, |bytes| Time(i64::from_be_bytes(bytes)))
 }
 
 /// A record as it came, to be kept.
