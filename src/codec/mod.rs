@@ -2,6 +2,8 @@
 //!
 //! A codec is a file here and a line in [`CODECS`].
 
+use std::fmt;
+
 use crate::model::{Type, Value};
 
 pub mod json;
@@ -10,7 +12,11 @@ pub mod utf8;
 
 pub use key::KeyCodec;
 
+#[cfg(test)]
+mod tests;
+
 /// A codec of values, as written in `value:` of a source or output.
+#[derive(Debug)]
 pub struct CodecKind {
     pub name: &'static str,
     pub summary: &'static str,
@@ -23,7 +29,7 @@ pub struct CodecKind {
 }
 
 /// All codecs, in the order of the manual.
-pub const CODECS: &[&CodecKind] = &[&json::KIND, &utf8::KIND];
+pub const CODECS: &[&CodecKind] = &[&json::KIND, &utf8::STRING, &utf8::BYTES];
 
 /// Reads values of one declared type. Used by one thread; holds buffers.
 pub trait Decode: Send {
@@ -37,13 +43,13 @@ pub trait Decode: Send {
 pub struct Limits {
     /// Largest value in bytes, default 1 MiB.
     pub value_bytes: usize,
-    /// Deepest nesting, default 128.
+    /// Deepest nesting, default and at most [`json::DEPTH_MAX`].
     pub depth: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { value_bytes: 1 << 20, depth: 128 }
+        Limits { value_bytes: 1 << 20, depth: json::DEPTH_MAX }
     }
 }
 
@@ -56,6 +62,21 @@ pub struct BadValue {
     pub detail: String,
 }
 
+impl BadValue {
+    pub fn new(reason: &'static str, detail: impl Into<String>) -> BadValue {
+        BadValue { reason, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for BadValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for BadValue {}
+
+/// The codec that is written so in a topology file.
 pub fn codec(name: &str) -> Option<&'static CodecKind> {
     CODECS.iter().copied().find(|kind| kind.name == name)
 }

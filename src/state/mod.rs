@@ -5,13 +5,20 @@
 //! `row` (what a stored row holds).
 
 pub mod backend;
+mod cache;
 pub mod core;
 pub mod directory;
 pub mod format;
 pub mod layout;
 pub mod memory;
+mod meta;
+mod restore;
 pub mod rocks;
 pub mod row;
+mod segments;
+#[cfg(test)]
+mod tests;
 
 pub use backend::{Backend, BackendKind};
-pub use core::{Change, Sealed, StateError, StoreSpec, TaskState};
+pub use core::{CacheBudget, Change, Sealed, StateError, StoreSpec, TaskState};
+pub use memory::MemoryStorage;

@@ -20,8 +20,6 @@ pub struct RowState {
     pub sources: Vec<SourceState>,
     /// Greatest event time of an accepted change.
     pub changed_at: Time,
-    /// Wall-clock time until which an owner is waited for; `None` if none is waited for or the wait is over.
-    pub wait_until: Option<Time>,
     /// Stream time at which the index of timers has an entry for this key (`keep` or grave), if any.
     pub expiry_at: Option<Time>,
 }
@@ -37,6 +35,8 @@ pub struct SourceState {
     pub fields: Vec<Accumulator>,
     /// The newest record as it came, kept while the owner is missing and a time-out would send it to the dead letters.
     pub raw: Option<RawRecord>,
+    /// Wall-clock time until which this source's contribution waits for an owner; `None` if it does not, or the wait is over.
+    pub wait_until: Option<Time>,
 }
 
 /// `order_by` values, then the offset. Compared within one source only.
@@ -79,11 +79,34 @@ pub enum Accumulator {
     /// `sum`.
     Sum(Value),
     Count(i64),
-    Avg { sum: Decimal, count: i64 },
+    Avg {
+        sum: Decimal,
+        count: i64,
+    },
     /// `collect`: in the order of arrival. `distinct`: in the order of values.
     List(Vec<Value>),
     /// `top`: the best first, each with what it was judged by.
     Top(Vec<(Value, Value)>),
     /// `put`, `remove`: entries with their versions; `None` is the grave of an entry.
     Entries(BTreeMap<MapKey, (Version, Option<Value>)>),
+}
+
+/// A record that waits for its owner, in the buffer store under its key, source and offset.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BufferedRecord {
+    pub raw: RawRecord,
+    pub version: Version,
+    /// What its rules computed, in the order of the input's rules; the second is null where a rule has one operand.
+    pub operands: Vec<(Value, Value)>,
+    /// Wall-clock time at which it goes to the dead letters.
+    pub wait_until: Option<Time>,
+}
+
+/// How far a table's operator has come on its partition; stored under the reserved key of the row store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// The largest event time seen.
+    pub stream_time: Time,
+    /// Windows that end here or earlier were closed because input stopped (`idle_close`).
+    pub closed_through: Time,
 }

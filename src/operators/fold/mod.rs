@@ -1,10 +1,19 @@
 //! A table: a keyed fold of one or several sources.
+//!
+//! Here is what a checked table is; `merge` is the algebra of one row (no store, no record), `rules` the field rules,
+//! `order` the total order of values, `table` the operator that joins them with the stores of a task.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::codec::KeyCodec;
 use crate::expression::Program;
 use crate::model::{Name, Shape, SourceId};
+
+pub mod merge;
+pub mod order;
+pub mod rules;
+pub mod table;
 
 /// Names in the scope of expressions over a row (views, outputs), in the order of their slots.
 /// `row` and `old` are null where there is none; `time` is the event time of the change; `window` only in windowed tables.
@@ -72,12 +81,27 @@ pub enum Rule {
     Sum(Program),
     Count,
     Avg(Program),
-    Collect { value: Program, limit: usize },
-    Distinct { value: Program, limit: usize },
+    Collect {
+        value: Program,
+        limit: usize,
+    },
+    Distinct {
+        value: Program,
+        limit: usize,
+    },
     /// The `limit` greatest by `by`; `value` default `event`.
-    Top { value: Program, by: Program, limit: usize },
-    Put { at: Program, value: Program },
-    Remove { at: Program },
+    Top {
+        value: Program,
+        by: Program,
+        limit: usize,
+    },
+    Put {
+        at: Program,
+        value: Program,
+    },
+    Remove {
+        at: Program,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -151,4 +175,63 @@ pub enum OnLate {
     DeadLetter,
     Count,
     Amend,
+}
+
+impl TableSpec {
+    /// A number for the shape of what is stored: tables with equal numbers read each other's rows.
+    ///
+    /// It covers names, types and rules, in an order that does not depend on the order of lines in the file.
+    pub fn schema_id(&self) -> u32 {
+        let mut text = String::new();
+        for input in &self.inputs {
+            let _ = write!(text, "{}:{:?}(", input.source_name, input.role);
+            for rule in &input.rules {
+                let field = &self.shape.fields[rule.field];
+                let _ = write!(text, "{}:{}:{},", field.name, field.ty, rule.rule.name());
+            }
+            text.push_str(");");
+        }
+        crc32fast::hash(text.as_bytes())
+    }
+
+    /// All expressions of its inputs.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        let of_inputs = self.inputs.iter().flat_map(|input| {
+            let rules = input.rules.iter().flat_map(|rule| rule.rule.programs());
+            input.when.iter().chain(&input.order_by).chain(rules)
+        });
+        of_inputs.chain(self.dedupe.iter().filter_map(|dedupe| dedupe.by.as_ref()))
+    }
+}
+
+impl Rule {
+    /// As it is written in a file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Rule::Last(_) => "last",
+            Rule::First(_) => "first",
+            Rule::Min(_) => "min",
+            Rule::Max(_) => "max",
+            Rule::Sum(_) => "sum",
+            Rule::Count => "count",
+            Rule::Avg(_) => "avg",
+            Rule::Collect { .. } => "collect",
+            Rule::Distinct { .. } => "distinct",
+            Rule::Top { .. } => "top",
+            Rule::Put { .. } => "put",
+            Rule::Remove { .. } => "remove",
+        }
+    }
+
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        let (first, second) = match self {
+            Rule::Last(p) | Rule::First(p) | Rule::Min(p) | Rule::Max(p) | Rule::Sum(p) | Rule::Avg(p) => (Some(p), None),
+            Rule::Collect { value, .. } | Rule::Distinct { value, .. } => (Some(value), None),
+            Rule::Count => (None, None),
+            Rule::Top { value, by, .. } => (Some(value), Some(by)),
+            Rule::Put { at, value } => (Some(at), Some(value)),
+            Rule::Remove { at } => (Some(at), None),
+        };
+        first.into_iter().chain(second)
+    }
 }

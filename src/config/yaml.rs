@@ -1,0 +1,676 @@
+//! YAML text to a tree of nodes that remembers every place. The only file that names the YAML crate.
+//!
+//! Nothing is typed here: every scalar is its text and how it was quoted, so `2026-01-01T00:00:02Z`, `no` and `1.10` arrive as
+//! they were written. YAML's own syntax inside unquoted expressions (`a ? b : c`, a leading `!`, a comma in `{ }`) is reported
+//! here, at its column; the broken value becomes [`Yaml::Broken`], about which nobody complains again.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_saphyr::granit_parser::ErrorKind;
+use serde_saphyr::granit_parser::Event;
+use serde_saphyr::granit_parser::Options;
+use serde_saphyr::granit_parser::Parser;
+use serde_saphyr::granit_parser::ScalarStyle;
+use serde_saphyr::granit_parser::ScanError;
+use serde_saphyr::granit_parser::Span;
+use serde_saphyr::granit_parser::StructureStyle;
+
+use crate::config::codes;
+use crate::config::diagnostic::Diagnostics;
+use crate::config::diagnostic::Place;
+use crate::config::diagnostic::SourceText;
+
+/// The largest file, in bytes. A topology is written by people; the largest we know of has 2,000 lines.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+/// The deepest nesting. The language itself needs 9.
+pub const DEPTH_MAX: usize = 64;
+/// Nodes after aliases are followed: an alias of aliases of aliases must not fill the memory.
+pub const NODES_MAX: usize = 100_000;
+/// So many broken values of one file are stepped over to find the other problems.
+const REPAIRS_MAX: usize = 50;
+
+/// A value in the file.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub at: Place,
+    pub value: Yaml,
+}
+
+#[derive(Clone, Debug)]
+pub enum Yaml {
+    Scalar(Scalar),
+    Sequence(Vec<Node>),
+    /// In the order of the file, each key once.
+    Mapping(Vec<Entry>),
+    /// Reported already; whoever meets it says nothing.
+    Broken,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scalar {
+    /// The text after YAML's escapes and folding.
+    pub text: String,
+    pub style: Style,
+}
+
+/// How a scalar is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Style {
+    Plain,
+    SingleQuoted,
+    DoubleQuoted,
+    /// `|` or `>`.
+    Block,
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    pub key_at: Place,
+    pub value: Node,
+}
+
+impl Node {
+    fn broken(at: Place) -> Node {
+        Node { at, value: Yaml::Broken }
+    }
+
+    pub fn is_broken(&self) -> bool {
+        matches!(self.value, Yaml::Broken)
+    }
+
+    /// Whether nothing is written: `key:` and the end of the line.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.value, Yaml::Scalar(scalar) if scalar.style == Style::Plain && scalar.text.is_empty())
+    }
+
+    pub fn scalar(&self) -> Option<&Scalar> {
+        match &self.value {
+            Yaml::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    /// What it is, for a message: `a map`, `a list`, `` `text` ``.
+    pub fn describe(&self) -> String {
+        match &self.value {
+            Yaml::Scalar(scalar) if scalar.text.is_empty() => "nothing".to_owned(),
+            Yaml::Scalar(scalar) => format!("`{}`", shorten(&scalar.text)),
+            Yaml::Sequence(_) => "a list".to_owned(),
+            Yaml::Mapping(_) => "a map".to_owned(),
+            Yaml::Broken => "a broken value".to_owned(),
+        }
+    }
+}
+
+/// The longest text that a message quotes, in characters.
+const QUOTED_MAX: usize = 40;
+
+fn shorten(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= QUOTED_MAX && line.len() == text.len() {
+        return text.to_owned();
+    }
+    line.chars().take(QUOTED_MAX).collect::<String>() + "…"
+}
+
+/// Reads the file of `diagnostics`. `None` if nothing can be read; the reason has been reported.
+pub fn parse(diagnostics: &mut Diagnostics) -> Option<Node> {
+    let file = diagnostics.file.clone();
+    if file.text.len() > FILE_BYTES_MAX {
+        let message = format!("the file has {} bytes, more than {FILE_BYTES_MAX}", file.text.len());
+        diagnostics.push(codes::YAML_LIMIT, Place::default(), message).help("split the app into several files");
+        return None;
+    }
+    let mut text = file.text.clone();
+    let mut broken: Vec<Place> = Vec::new();
+    loop {
+        match Builder::build(&text, &broken) {
+            Ok(built) => {
+                built.report(diagnostics);
+                // What a second document says about the first cannot be guessed.
+                return if built.is_one_document { built.root } else { None };
+            }
+            Err(error) => {
+                let repair = explain(&error, &file, diagnostics, &broken)?;
+                if broken.len() >= REPAIRS_MAX {
+                    return None;
+                }
+                blank(&mut text, repair);
+                broken.push(repair);
+            }
+        }
+    }
+}
+
+/// Puts `~` and spaces in the place of a value, so that all other places stay where they are.
+fn blank(text: &mut String, at: Place) {
+    let filler = format!("~{}", " ".repeat(at.end - at.start - 1));
+    text.replace_range(at.start..at.end, &filler);
+}
+
+/// Reports why the text is not YAML. Returns the value to step over, or `None` if the rest cannot be read.
+fn explain(error: &ScanError, file: &SourceText, diagnostics: &mut Diagnostics, broken: &[Place]) -> Option<Place> {
+    let offset = error.marker().byte_offset().unwrap_or(file.text.len()).min(file.text.len());
+    let here = Place { start: offset, end: next_char(&file.text, offset) };
+    if *error.kind() == ErrorKind::RecursionLimitExceeded {
+        diagnostics.push(codes::YAML_LIMIT, here, format!("nested deeper than {DEPTH_MAX} levels"));
+        return None;
+    }
+    let (line, _) = file.line_column(offset);
+    if let Some((at, trap)) = trapped(file, line, offset)
+        && !broken.contains(&at)
+    {
+        let raw = file.slice(at);
+        diagnostics.push(trap.code, at, trap.message).help(format!("quote the expression: `{}`", quoted(raw)));
+        return Some(at);
+    }
+    // A second error beside a value that was stepped over is most likely its echo.
+    if broken.iter().any(|place| file.line_column(place.start).0.abs_diff(line) <= 1) {
+        return None;
+    }
+    let indent = |line: usize| file.line(line).1.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
+    let tab = (line.saturating_sub(1)..=line + 1).find(|line| indent(*line));
+    if let Some(line) = tab {
+        let (start, text) = file.line(line);
+        let start = start + text.find('\t').unwrap_or_default();
+        diagnostics
+            .push(codes::YAML_SYNTAX, Place { start, end: start + 1 }, "YAML takes no tabs for indentation")
+            .help("indent with spaces");
+    } else {
+        let help = "check the indentation, quotes and brackets around this place";
+        diagnostics.push(codes::YAML_SYNTAX, here, format!("this is not YAML: {}", plain_words(&error.info()))).help(help);
+    }
+    None
+}
+
+/// The value on this line, or on the one before, that has run into YAML's own syntax.
+fn trapped(file: &SourceText, line: usize, offset: usize) -> Option<(Place, Trap)> {
+    let before = (1..line).rev().find(|line| !file.line(*line).1.trim().is_empty());
+    for line in [Some(line), before].into_iter().flatten() {
+        let Some(at) = value_of_line(file, line) else { continue };
+        if offset < at.start {
+            continue;
+        }
+        let raw = file.slice(at);
+        let found = match flow_entry(raw, offset - at.start) {
+            Some(entry) => {
+                let at = Place { start: at.start + entry.start, end: at.start + entry.end };
+                trap(file.slice(at), true).map(|trap| (at, trap))
+            }
+            None => trap(raw, false).map(|trap| (at, trap)),
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The parser's reason without what it was doing at that time.
+fn plain_words(info: &str) -> &str {
+    info.rsplit(", ").next().unwrap_or(info)
+}
+
+fn next_char(text: &str, offset: usize) -> usize {
+    text[offset..].chars().next().filter(|c| *c != '\n').map_or(offset, |c| offset + c.len_utf8())
+}
+
+/// The place of the value in a line `key: value` or `- value`.
+fn value_of_line(file: &SourceText, line: usize) -> Option<Place> {
+    let (start, text) = file.line(line);
+    let mut rest = text.trim_start();
+    let mut is_item = false;
+    while let Some(item) = rest.strip_prefix("- ") {
+        rest = item.trim_start();
+        is_item = true;
+    }
+    let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'"' | b'\''));
+    let value = match rest.find(": ") {
+        Some(colon) if is_key(&rest[..colon]) => rest[colon + 2..].trim(),
+        _ if is_item => rest.trim(),
+        _ => return None,
+    };
+    if value.is_empty() || value.starts_with('#') {
+        return None;
+    }
+    let at = start + (value.as_ptr() as usize - text.as_ptr() as usize);
+    Some(Place { start: at, end: at + value.len() })
+}
+
+/// The value inside a map or list in braces, on one line, that has the byte `offset`: `{ a: here, b: [here] }`.
+///
+/// Cuts as the author meant it, not as YAML does: brackets, quotes and parentheses of an expression belong to it.
+fn flow_entry(text: &str, offset: usize) -> Option<Range<usize>> {
+    struct Frame {
+        is_yaml: bool,
+        is_list: bool,
+        value_start: usize,
+        has_key: bool,
+    }
+    if !text.starts_with(['{', '[']) {
+        return None;
+    }
+    let within = |frame: &Frame, end: usize| {
+        let value = &text[frame.value_start..end];
+        let start = frame.value_start + value.len() - value.trim_start().len();
+        let range = start..start + value.trim().len();
+        (frame.is_yaml && !range.is_empty() && (frame.value_start..=end).contains(&offset)).then_some(range)
+    };
+    let mut open: Vec<Frame> = Vec::new();
+    let mut quote: Option<char> = None;
+    let mut characters = text.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match (quote, c) {
+            (Some('"'), '\\') => _ = characters.next(),
+            (Some(mark), _) if mark == c => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{' | '[') => {
+                let before = text[..at].trim_end();
+                let is_yaml = before.is_empty() || before.ends_with([',', '{', '[', ':']) && open.last().is_none_or(|frame| frame.is_yaml);
+                open.push(Frame { is_yaml, is_list: c == '[', value_start: at + 1, has_key: c == '[' });
+            }
+            (None, '(') => open.push(Frame { is_yaml: false, is_list: true, value_start: at + 1, has_key: true }),
+            (None, ')' | '}' | ']') => {
+                let frame = open.pop()?;
+                if let Some(range) = within(&frame, at) {
+                    return Some(range);
+                }
+            }
+            (None, ',') => {
+                let frame = open.last_mut()?;
+                if let Some(range) = within(frame, at) {
+                    return Some(range);
+                }
+                if frame.is_yaml {
+                    (frame.value_start, frame.has_key) = (at + 1, frame.is_list);
+                }
+            }
+            (None, ':') if text[at + 1..].starts_with(' ') => {
+                let frame = open.last_mut()?;
+                if !frame.has_key {
+                    (frame.value_start, frame.has_key) = (at + 2, true);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+struct Trap {
+    code: &'static codes::Code,
+    message: String,
+}
+
+/// Which of YAML's characters an unquoted value has run into.
+fn trap(value: &str, in_flow: bool) -> Option<Trap> {
+    let unquoted = |message: String| Some(Trap { code: codes::UNQUOTED_EXPRESSION, message });
+    let first = value.chars().next()?;
+    match first {
+        '!' => return Some(Trap { code: codes::LEADING_EXCLAMATION, message: "YAML reads the leading `!` as a tag".to_owned() }),
+        '@' | '`' | '%' | '*' | '&' | '|' | '>' => return unquoted(format!("YAML keeps a leading `{first}` for itself")),
+        '"' | '\'' => {
+            let after = after_quote(value)?.trim();
+            (!after.is_empty() && !after.starts_with('#')).then_some(())?;
+            return unquoted("YAML ends this value at its closing quote".to_owned());
+        }
+        '[' | '{' => {
+            let after = value[closing(value)?..].trim_start();
+            (!after.is_empty() && !after.starts_with('#')).then_some(())?;
+            return unquoted(format!("YAML ends this value at its closing `{}`", if first == '[' { ']' } else { '}' }));
+        }
+        _ => {}
+    }
+    if in_flow && value.contains('(') && value.contains(',') && !value.contains(['[', '{', '?']) {
+        return Some(Trap { code: codes::COMMA_CUTS_EXPRESSION, message: "YAML ends this value at its first comma".to_owned() });
+    }
+    if value.contains(": ") {
+        return unquoted("YAML reads `: ` inside this value as a key of its own".to_owned());
+    }
+    if in_flow && value.contains(['[', ']', '{', '}', '"', ',']) {
+        return unquoted("YAML reads a bracket, quote or comma inside `{ }` or `[ ]` as its own".to_owned());
+    }
+    None
+}
+
+/// A value in quotes, so that YAML leaves it alone.
+pub fn quoted(value: &str) -> String {
+    if !value.contains('\'') {
+        format!("'{value}'")
+    } else if !value.contains(['"', '\\']) {
+        format!("\"{value}\"")
+    } else {
+        format!("'{}'", value.replace('\'', "''"))
+    }
+}
+
+/// What follows the closing quote of a quoted start.
+fn after_quote(value: &str) -> Option<&str> {
+    let quote = value.chars().next()?;
+    let mut characters = value.char_indices().skip(1);
+    while let Some((at, c)) = characters.next() {
+        if c == '\\' && quote == '"' {
+            characters.next();
+        } else if c == quote {
+            return Some(&value[at + 1..]);
+        }
+    }
+    None
+}
+
+/// Where the bracket that opens the value is closed, quotes minded: the byte after it.
+fn closing(value: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut quote: Option<char> = None;
+    for (at, c) in value.char_indices() {
+        match (quote, c) {
+            (Some(open), _) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    None
+}
+
+/// A problem of the tree itself, kept until it is known that the text can be read.
+struct Found {
+    code: &'static codes::Code,
+    at: Place,
+    message: String,
+    help: Option<String>,
+    also: Option<Place>,
+}
+
+/// Builds the tree from the parser's events, without recursion.
+struct Builder<'a> {
+    text: &'a str,
+    broken: &'a [Place],
+    open: Vec<Open>,
+    anchors: BTreeMap<usize, Node>,
+    nodes: usize,
+    documents: usize,
+    root: Option<Node>,
+    found: Vec<Found>,
+}
+
+/// A collection whose end has not come yet.
+struct Open {
+    at: Place,
+    anchor: usize,
+    flow: bool,
+    tag: Option<Place>,
+    /// The key that waits for its value.
+    key: Option<Node>,
+    content: Content,
+}
+
+enum Content {
+    Sequence(Vec<Node>),
+    Mapping(Vec<(Node, Node)>),
+}
+
+struct Built {
+    root: Option<Node>,
+    is_one_document: bool,
+    found: Vec<Found>,
+}
+
+impl Built {
+    fn report(&self, diagnostics: &mut Diagnostics) {
+        for found in &self.found {
+            let diagnostic = diagnostics.push(found.code, found.at, found.message.clone());
+            diagnostic.help_if(found.help.clone());
+            if let Some(also) = found.also {
+                diagnostic.also(also, "first here");
+            }
+        }
+    }
+}
+
+impl<'a> Builder<'a> {
+    fn build(text: &'a str, broken: &'a [Place]) -> Result<Built, ScanError> {
+        let mut options = Options::default();
+        options.emit_unresolved_aliases = true;
+        options.emit_comments = false;
+        options.flow_nesting_limit = DEPTH_MAX;
+        options.block_nesting_limit = DEPTH_MAX;
+        let mut builder =
+            Builder { text, broken, open: Vec::new(), anchors: BTreeMap::new(), nodes: 0, documents: 0, root: None, found: Vec::new() };
+        for event in Parser::new_from_str_with_options(text, options) {
+            let (event, span) = event?;
+            builder.event(event, &span);
+            if builder.nodes > NODES_MAX {
+                let at = place(&span, text);
+                builder.find(codes::YAML_LIMIT, at, format!("more than {NODES_MAX} values"), Some("write fewer aliases".to_owned()));
+                return Ok(Built { root: None, is_one_document: true, found: builder.found });
+            }
+        }
+        Ok(Built { root: builder.root, is_one_document: builder.documents <= 1, found: builder.found })
+    }
+
+    fn find(&mut self, code: &'static codes::Code, at: Place, message: String, help: Option<String>) {
+        self.found.push(Found { code, at, message, help, also: None });
+    }
+
+    fn event(&mut self, event: Event<'_>, span: &Span) {
+        let at = place(span, self.text);
+        let tag = span.tag_span().map(|tag| place(&tag, self.text));
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents == 2 {
+                    self.find(
+                        codes::SEVERAL_DOCUMENTS,
+                        at,
+                        "a second YAML document starts here".to_owned(),
+                        Some("put it into a file of its own".to_owned()),
+                    );
+                }
+            }
+            Event::Scalar(text, style, anchor, _) => {
+                let style = match style {
+                    ScalarStyle::Plain => Style::Plain,
+                    ScalarStyle::SingleQuoted => Style::SingleQuoted,
+                    ScalarStyle::DoubleQuoted => Style::DoubleQuoted,
+                    ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
+                };
+                // The parser writes `~` for a value that is not there.
+                let text = if at.start == at.end && style == Style::Plain { String::new() } else { text.into_owned() };
+                let value = match self.broken.iter().any(|broken| broken.start == at.start) {
+                    true => Yaml::Broken,
+                    false => Yaml::Scalar(Scalar { text, style }),
+                };
+                self.add(Node { at, value }, anchor, tag);
+            }
+            Event::SequenceStart(style, anchor, _) => self.open(at, anchor, style, tag, Content::Sequence(Vec::new())),
+            Event::MappingStart(style, anchor, _) => self.open(at, anchor, style, tag, Content::Mapping(Vec::new())),
+            Event::SequenceEnd | Event::MappingEnd => self.close(at),
+            Event::Alias(anchor) => {
+                let target = self.anchors.get(&anchor).cloned().unwrap_or_else(|| Node::broken(at));
+                self.nodes += count(&target);
+                self.add(target, 0, None);
+            }
+            Event::UnresolvedAlias(name) => {
+                let message = format!("`*{name}` refers to a YAML anchor that is not there");
+                self.find(codes::UNKNOWN_ALIAS, at, message, Some("if this is an expression, quote it".to_owned()));
+                self.add(Node::broken(at), 0, None);
+            }
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, at: Place, anchor: usize, style: StructureStyle, tag: Option<Place>, content: Content) {
+        self.open.push(Open { at, anchor, flow: style == StructureStyle::Flow, tag, key: None, content });
+    }
+
+    fn close(&mut self, end: Place) {
+        let Some(open) = self.open.pop() else { return };
+        let last = match &open.content {
+            Content::Sequence(items) => items.last().map(|node| node.at),
+            Content::Mapping(entries) => entries.last().map(|(key, value)| if value.is_empty() { key.at } else { value.at }),
+        };
+        // The end of a block is only known when the next line begins: take the end of its last value.
+        let at = if open.flow { open.at.to(end) } else { open.at.to(last.unwrap_or(open.at)) };
+        let value = match open.content {
+            Content::Sequence(items) => Yaml::Sequence(if open.flow { self.mend_items(items) } else { items }),
+            Content::Mapping(entries) => {
+                let entries = if open.flow { self.mend_entries(entries) } else { entries };
+                Yaml::Mapping(self.entries(entries))
+            }
+        };
+        self.add(Node { at, value }, open.anchor, open.tag);
+    }
+
+    /// Puts a finished node where it belongs.
+    fn add(&mut self, node: Node, anchor: usize, tag: Option<Place>) {
+        self.nodes += 1;
+        let node = self.untag(node, tag);
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut() {
+            None if self.documents <= 1 => self.root = Some(node),
+            None => {}
+            Some(open) => match &mut open.content {
+                Content::Sequence(items) => items.push(node),
+                Content::Mapping(entries) => match open.key.take() {
+                    None => open.key = Some(node),
+                    Some(key) => entries.push((key, node)),
+                },
+            },
+        }
+    }
+
+    /// The language has no tags: what looks like one is an expression that begins with `!`.
+    fn untag(&mut self, node: Node, tag: Option<Place>) -> Node {
+        let Some(tag) = tag else { return node };
+        let whole = Place { start: tag.start, end: if node.is_empty() { tag.end } else { node.at.end.max(tag.end) } };
+        let raw = &self.text[whole.start..whole.end];
+        let message = format!("YAML reads `{}` as a tag", &self.text[tag.start..tag.end]);
+        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(format!("quote the expression: `{}`", quoted(raw))));
+        Node::broken(whole)
+    }
+
+    /// Keys as texts, each once.
+    fn entries(&mut self, pairs: Vec<(Node, Node)>) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            let Yaml::Scalar(Scalar { text, .. }) = key.value else {
+                if !key.is_broken() {
+                    let help = "if this is an expression or a template, quote it".to_owned();
+                    self.find(codes::EXPRESSION_IS_MAP, key.at, format!("{} where a key belongs", key.describe()), Some(help));
+                }
+                continue;
+            };
+            if let Some(first) = entries.iter().find(|entry| entry.key == text) {
+                let also = Some(first.key_at);
+                let help = Some("remove one of the two".to_owned());
+                self.found.push(Found { code: codes::DUPLICATE_KEY, at: key.at, message: format!("`{text}` is there twice"), help, also });
+                continue;
+            }
+            entries.push(Entry { key: text, key_at: key.at, value });
+        }
+        entries
+    }
+
+    /// `{ name: cond(a, b, c) }` is three keys to YAML: puts the pieces together again and says so.
+    fn mend_entries(&mut self, pairs: Vec<(Node, Node)>) -> Vec<(Node, Node)> {
+        let mut mended: Vec<(Node, Node)> = Vec::with_capacity(pairs.len());
+        let mut index = 0;
+        while index < pairs.len() {
+            let (key, value) = &pairs[index];
+            let pieces = pairs[index + 1..].iter().take_while(|(_, value)| value.is_empty()).map(|(key, _)| key);
+            match unclosed(value, pieces) {
+                None => mended.push((key.clone(), value.clone())),
+                Some((taken, end)) => {
+                    mended.push((key.clone(), self.cut(value.at.to(end))));
+                    index += taken;
+                }
+            }
+            index += 1;
+        }
+        mended
+    }
+
+    fn mend_items(&mut self, items: Vec<Node>) -> Vec<Node> {
+        let mut mended: Vec<Node> = Vec::with_capacity(items.len());
+        let mut index = 0;
+        while index < items.len() {
+            match unclosed(&items[index], items[index + 1..].iter()) {
+                None => mended.push(items[index].clone()),
+                Some((taken, end)) => {
+                    mended.push(self.cut(items[index].at.to(end)));
+                    index += taken;
+                }
+            }
+            index += 1;
+        }
+        mended
+    }
+
+    fn cut(&mut self, at: Place) -> Node {
+        let raw = &self.text[at.start..at.end];
+        self.find(
+            codes::COMMA_CUTS_EXPRESSION,
+            at,
+            "YAML ends this value at its first comma".to_owned(),
+            Some(format!("quote the expression: `{}`", quoted(raw))),
+        );
+        Node::broken(at)
+    }
+}
+
+/// If a plain value leaves a bracket open: how many of the following pieces it takes to close it, and where that ends.
+fn unclosed<'n>(value: &Node, pieces: impl Iterator<Item = &'n Node>) -> Option<(usize, Place)> {
+    let plain = |node: &'n Node| node.scalar().filter(|scalar| scalar.style == Style::Plain).map(|scalar| scalar.text.as_str());
+    let first = value.scalar().filter(|scalar| scalar.style == Style::Plain)?;
+    let mut depth = opened(&first.text);
+    if depth <= 0 {
+        return None;
+    }
+    for (index, piece) in pieces.enumerate() {
+        depth += opened(plain(piece)?);
+        if depth <= 0 {
+            return Some((index + 1, piece.at));
+        }
+    }
+    None
+}
+
+/// Brackets opened and not closed: those of calls, and those of `map<K, V>`. A lone `<` is a comparison.
+fn opened(text: &str) -> i32 {
+    let calls = text.chars().map(|c| i32::from(c == '(') - i32::from(c == ')')).sum::<i32>();
+    let types = i32::from(text.contains("map<") && !text.contains('>')) - i32::from(text.ends_with('>') && !text.contains('<'));
+    calls + types
+}
+
+fn count(node: &Node) -> usize {
+    let mut all = 0;
+    let mut open = vec![node];
+    while let Some(node) = open.pop() {
+        all += 1;
+        match &node.value {
+            Yaml::Sequence(items) => open.extend(items),
+            Yaml::Mapping(entries) => open.extend(entries.iter().map(|entry| &entry.value)),
+            Yaml::Scalar(_) | Yaml::Broken => {}
+        }
+    }
+    all
+}
+
+fn place(span: &Span, text: &str) -> Place {
+    let start = span.start.byte_offset().unwrap_or(text.len()).min(text.len());
+    let end = span.end.byte_offset().unwrap_or(start).clamp(start, text.len());
+    Place { start, end }
+}

@@ -1,0 +1,58 @@
+//! What the edges are told, on the stream thread, after a commit: views, change feeds, replay, tests.
+//!
+//! An observer must not block: it copies into a bounded queue or counts.
+
+use bytes::Bytes;
+
+use crate::model::{Headers, Name, Offset, OutputId, TableId, TaskId, Time, Value};
+use crate::operators::{DeadLetter, Origin, TableChange};
+
+/// What one commit made true for one task.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub task: TaskId,
+    /// Dead letters, in the order produced.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Per table of the task that changed: positions in its changelog, changes in order.
+    pub tables: Vec<CommittedTable>,
+    /// Records written to outputs, in the order produced.
+    pub outputs: Vec<CommittedOutput>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CommittedTable {
+    pub table: TableId,
+    pub partition: i32,
+    /// The changelog offset that the commit before ended with.
+    pub prev: Offset,
+    /// The changelog offset that this commit ends with.
+    pub next: Offset,
+    pub changes: Vec<TableChange>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CommittedOutput {
+    pub output: OutputId,
+    pub key: Value,
+    pub window: Option<(Time, Time)>,
+    /// `None`: a tombstone.
+    pub value: Option<Value>,
+    pub bytes: Option<Bytes>,
+    pub time: Time,
+    pub headers: Headers,
+    pub origin: Option<Origin>,
+}
+
+/// An edge that wants to know.
+pub trait Observer: Send + Sync {
+    /// A task is restored and running; its tables' changelogs stand at these offsets.
+    fn opened(&self, task: TaskId, tables: &[(TableId, Name, Offset)]);
+    /// A task is no longer here.
+    fn closed(&self, task: TaskId, tables: &[TableId]);
+    /// Committed; called once per task and commit, in the order of commits.
+    fn committed(&self, committed: &Committed);
+    /// Whether outputs and dead letters are wanted with their values (replay, tests). Views need tables only.
+    fn wants_outputs(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,134 @@
+//! Brings the state of a task up to the end of its changelogs, a piece per turn of the loop.
+//!
+//! The end is taken once, after the transactions of an earlier owner have ended (the committed offsets were fetched with
+//! require-stable before), read_committed. While it runs the task's inputs are not read, and the thread goes on polling.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::log::{Consumer, Input, Message};
+use crate::model::{Name, Offset, StoreId, TaskId};
+use crate::operators::fold::table::Table;
+use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::start::App;
+use crate::state::{Sealed, TaskState};
+use crate::topology::plan::StoreKind;
+
+/// Records put into a store in one turn, so that the group consumer is polled in between.
+const RECORDS_PER_TURN_MAX: usize = 20_000;
+const BOUNDS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A restore in progress.
+pub struct Restore {
+    reader: Box<dyn Consumer>,
+    stores: Vec<StoreRestore>,
+    pub restored: u64,
+    /// Offsets between start and end when it began; an upper bound of the records.
+    pub total: u64,
+    batch: Vec<Message>,
+}
+
+struct StoreRestore {
+    store: StoreId,
+    kind: StoreKind,
+    table: crate::model::TableId,
+    name: Name,
+    /// After the last record put.
+    next: Offset,
+    end: Offset,
+    done: bool,
+}
+
+impl Restore {
+    /// Looks up where each changelog of the task starts and ends, and begins to read.
+    ///
+    /// # Errors
+    /// Rebuild, if the state is older than what the changelog still has, or from another life of the topic.
+    pub fn begin(app: &App, id: TaskId, state: &mut TaskState) -> Result<Restore, Fault> {
+        let mut reader = app.log.reader().map_err(|error| Fault::of_log(&error))?;
+        let subtopology = &app.plan.subtopologies[id.subtopology as usize];
+        let mut stores = Vec::new();
+        let mut inputs = Vec::new();
+        let mut total = 0;
+        for (at, plan) in subtopology.stores.iter().enumerate() {
+            let Some(changelog) = &plan.changelog else { continue };
+            let store = StoreId(at);
+            let (start, end) = reader.bounds(changelog, id.partition, BOUNDS_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
+            let stored = state.offsets().changelog(store);
+            if let Some(stored) = stored {
+                if stored > end {
+                    let what = format!("task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records", plan.name);
+                    return Err(Fault::new(Reaction::RebuildTask(id), what));
+                }
+            }
+            let from = stored.unwrap_or(start).max(start);
+            total += (end.0 - from.0).max(0) as u64;
+            // From another offset than its own (compaction or retention passed it), the store is emptied first.
+            state.begin_restore(store, from).map_err(|error| Fault::of_state(id, &error))?;
+            let done = from >= end;
+            stores.push(StoreRestore { store, kind: plan.kind, table: plan.table, name: plan.name.clone(), next: from, end, done });
+            if !done {
+                inputs.push((Input { slot: at as u32, topic: changelog.clone(), partition: id.partition }, from));
+            }
+        }
+        if !inputs.is_empty() {
+            reader.add_inputs(&inputs).map_err(|error| Fault::of_log(&error))?;
+            info!(task = %id, records_max = total, "restoring from the changelog");
+        }
+        Ok(Restore { reader, stores, restored: 0, total, batch: Vec::new() })
+    }
+
+    /// Reads and puts one piece. Returns whether the end is reached.
+    pub fn step(&mut self, id: TaskId, state: &mut TaskState, tables: &mut [Table], wait: Duration) -> Result<bool, Fault> {
+        if self.stores.iter().all(|store| store.done) {
+            return Ok(true);
+        }
+        self.batch.clear();
+        let events = self.reader.poll(RECORDS_PER_TURN_MAX, wait, &mut self.batch).map_err(|error| Fault::of_log(&error))?;
+        for event in events {
+            warn!(task = %id, ?event, "while restoring");
+        }
+        for message in self.batch.drain(..) {
+            let Some(store) = self.stores.iter_mut().find(|store| store.store.0 as u32 == message.slot()) else { continue };
+            if message.offset() >= store.end.0 {
+                continue;
+            }
+            let Some(key) = message.key() else { continue };
+            let put = state.restore_put(store.store, key, message.value());
+            put.map_err(|error| Fault::of_state(id, &error))?;
+            if let (Some(value), Some(table)) = (message.value(), tables.iter_mut().find(|table| table.id() == store.table)) {
+                let indexed = match store.kind {
+                    StoreKind::Rows => table.index(key, value, state),
+                    StoreKind::Buffer => table.index_buffered(key, value, state),
+                    StoreKind::Dedupe => table.index_dedupe(key, value, state),
+                    StoreKind::Timers => Ok(()),
+                };
+                indexed.map_err(|error| Fault::of_state(id, &error))?;
+            }
+            store.next = Offset(message.offset() + 1);
+            self.restored += 1;
+        }
+        for store in &mut self.stores {
+            if !store.done {
+                // Markers take offsets too: the end may lie behind the last record (FACTS: "position moves over markers").
+                let position = self.reader.position(store.store.0 as u32).map_err(|error| Fault::of_log(&error))?;
+                store.done = position.is_some_and(|position| position >= store.end);
+            }
+        }
+        Ok(self.stores.iter().all(|store| store.done))
+    }
+
+    /// Ends it: the state knows how far it is. Returns the changelog offsets per store id.
+    pub fn finish(mut self, id: TaskId, state: &mut TaskState, inputs: Vec<(Name, Offset)>) -> Result<Vec<(StoreId, Offset)>, Fault> {
+        let changelogs: Vec<(StoreId, Offset)> = self.stores.iter().map(|store| (store.store, store.next)).collect();
+        state.finish_restore(&Sealed { changelogs: changelogs.clone(), inputs }).map_err(|error| Fault::of_state(id, &error))?;
+        if let Err(error) = self.reader.close(Duration::from_secs(1)) {
+            warn!(task = %id, %error, "could not close the restore consumer");
+        }
+        if self.restored > 0 {
+            info!(task = %id, records = self.restored, stores = ?self.stores.iter().map(|store| store.name.as_str()).collect::<Vec<_>>(), "restored");
+        }
+        Ok(changelogs)
+    }
+}

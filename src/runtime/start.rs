@@ -1,0 +1,226 @@
+//! From a plan to an app that can run: the cluster is checked against the plan, internal topics are made or checked.
+//!
+//! Everything here happens before the group is joined. Problems are collected and told at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::log::{Admin, Log, LogError, LogErrorKind, NewTopic, TopicDescription};
+use crate::metrics::Metrics;
+use crate::model::{Clock, Name, TaskId};
+use crate::runtime::observe::Observer;
+use crate::runtime::settings::Settings;
+use crate::runtime::task::StateStorage;
+use crate::topology::plan::StoreKind;
+use crate::topology::{Plan, names};
+
+/// How long one question to the cluster may take.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// What a changelog keeps beyond the life of its records, so that a worker that was away can still catch up. Kafka Streams:
+/// `windowstore.changelog.additional.retention.ms`.
+const RETENTION_EXTRA_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// What all stream threads of a worker share.
+pub struct App {
+    pub plan: Plan,
+    /// Index is the partition of the task topic.
+    pub tasks: Vec<TaskId>,
+    /// Partitions per sub-topology.
+    pub partitions: Vec<i32>,
+    pub topic_ids: BTreeMap<Name, String>,
+    pub settings: Settings,
+    pub log: Arc<dyn Log>,
+    pub storage: Arc<dyn StateStorage>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub observers: Vec<Arc<dyn Observer>>,
+}
+
+/// Why an app cannot start.
+#[derive(Debug)]
+pub struct StartError {
+    /// The cause may go away by itself (no broker): try again with back-off.
+    pub can_heal: bool,
+    /// One line per problem.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl From<LogError> for StartError {
+    fn from(error: LogError) -> StartError {
+        let can_heal = matches!(error.kind, LogErrorKind::Retry | LogErrorKind::Unreachable | LogErrorKind::Unknown);
+        StartError { can_heal, problems: vec![error.to_string()] }
+    }
+}
+
+/// The parts an app is made of.
+pub struct Parts {
+    pub plan: Plan,
+    pub settings: Settings,
+    pub log: Arc<dyn Log>,
+    pub storage: Arc<dyn StateStorage>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Arc<Metrics>,
+    pub observers: Vec<Arc<dyn Observer>>,
+}
+
+/// Checks the cluster and makes what is missing.
+///
+/// # Errors
+/// Missing topics, different partition counts in one sub-topology, internal topics with wrong settings, no broker.
+pub fn prepare(parts: Parts) -> Result<App, StartError> {
+    let admin = parts.log.admin()?;
+    let inputs = describe_inputs(&parts.plan, admin.as_ref())?;
+    let partitions = check_partitions(&parts.plan, &inputs)?;
+    let tasks = task_list(&partitions);
+    let wanted = internal_topics(&parts.plan, &partitions, tasks.len() as i32, replication(&parts.settings, admin.as_ref())?);
+    make_internal(&wanted, admin.as_ref())?;
+    let names: Vec<Name> = wanted.iter().map(|topic| topic.name.clone()).collect();
+    let mut topic_ids: BTreeMap<Name, String> = inputs.into_iter().map(|(name, topic)| (name, topic.id)).collect();
+    for topic in admin.describe(&names, ADMIN_TIMEOUT)?.into_iter().flatten() {
+        topic_ids.insert(topic.name, topic.id);
+    }
+    info!(app = %parts.plan.topology.app, subtopologies = parts.plan.subtopologies.len(), tasks = tasks.len(), "checked the cluster");
+    let Parts { plan, settings, log, storage, clock, metrics, observers } = parts;
+    Ok(App { plan, tasks, partitions, topic_ids, settings, log, storage, clock, metrics, observers })
+}
+
+/// Tasks in the order of sub-topologies and partitions; the index is the partition of the task topic.
+pub fn task_list(partitions: &[i32]) -> Vec<TaskId> {
+    let of = |(subtopology, count): (usize, &i32)| {
+        (0..*count).map(move |partition| TaskId { subtopology: subtopology as u32, partition })
+    };
+    partitions.iter().enumerate().flat_map(of).collect()
+}
+
+fn describe_inputs(plan: &Plan, admin: &dyn Admin) -> Result<BTreeMap<Name, TopicDescription>, StartError> {
+    let mut uses: BTreeMap<Name, String> = BTreeMap::new();
+    for source in &plan.topology.sources {
+        uses.entry(source.topic.clone()).or_insert_with(|| format!("source `{}` reads it", source.name));
+    }
+    for output in &plan.topology.outputs {
+        uses.entry(output.topic.clone()).or_insert_with(|| format!("output `{}` writes it", output.name));
+    }
+    let names: Vec<Name> = uses.keys().cloned().collect();
+    let found = admin.describe(&names, ADMIN_TIMEOUT)?;
+    let mut problems = Vec::new();
+    let mut described = BTreeMap::new();
+    for ((name, used), found) in uses.into_iter().zip(found) {
+        match found {
+            Some(topic) => {
+                described.insert(name, topic);
+            }
+            None => problems.push(format!("topic `{name}` does not exist ({used}): create it, or correct `topic:` in the topology file")),
+        }
+    }
+    if problems.is_empty() { Ok(described) } else { Err(StartError { can_heal: false, problems }) }
+}
+
+fn check_partitions(plan: &Plan, inputs: &BTreeMap<Name, TopicDescription>) -> Result<Vec<i32>, StartError> {
+    let mut problems = Vec::new();
+    let mut counts = Vec::new();
+    for subtopology in &plan.subtopologies {
+        let of = |topic: &Name| inputs.get(topic).map_or(0, |topic| topic.partitions);
+        let Some(first) = subtopology.topics.first() else { continue };
+        for other in &subtopology.topics[1..] {
+            if of(other) != of(first) {
+                problems.push(format!(
+                    "topics `{first}` and `{other}` feed the same table but have {} and {} partitions: a key must be in the same partition of both; \
+                     create one of them anew with the other's count, or copy it into a topic that has it",
+                    of(first),
+                    of(other)
+                ));
+            }
+        }
+        counts.push(of(first));
+    }
+    if problems.is_empty() { Ok(counts) } else { Err(StartError { can_heal: false, problems }) }
+}
+
+fn replication(settings: &Settings, admin: &dyn Admin) -> Result<i16, StartError> {
+    let brokers = admin.brokers(ADMIN_TIMEOUT)?;
+    if brokers < settings.replication.max(1) as usize {
+        warn!(brokers, wanted = settings.replication, "the cluster has fewer brokers than `kafka.replication`: internal topics are made with one replica per broker, and losing a broker loses them");
+        return Ok(brokers.max(1) as i16);
+    }
+    Ok(settings.replication)
+}
+
+fn internal_topics(plan: &Plan, partitions: &[i32], tasks: i32, replication: i16) -> Vec<NewTopic> {
+    let app = &plan.topology.app;
+    let compact = || vec![("cleanup.policy", "compact".to_owned())];
+    let topic = |name, partitions, config| NewTopic { name, partitions, replication, config };
+    let most = partitions.iter().copied().max().unwrap_or(1);
+    let mut wanted = vec![
+        topic(names::tasks(app), tasks, vec![("cleanup.policy", "delete".to_owned())]),
+        topic(names::workers(app), 1, compact()),
+        topic(names::dead_letters(app), most, vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())]),
+    ];
+    for (subtopology, count) in plan.subtopologies.iter().zip(partitions) {
+        for store in &subtopology.stores {
+            let Some(changelog) = &store.changelog else { continue };
+            let table = &plan.topology.tables[store.table.0];
+            let life = match (store.kind, table.window, &table.dedupe) {
+                (StoreKind::Rows, Some(window), _) => Some(window.keep_ms.max(window.grace_ms) + window.size_ms),
+                (StoreKind::Dedupe, _, Some(dedupe)) => Some(dedupe.for_ms),
+                _ => None,
+            };
+            let config = match life {
+                Some(life) => vec![
+                    ("cleanup.policy", "compact,delete".to_owned()),
+                    ("retention.ms", life.saturating_add(RETENTION_EXTRA_MS).to_string()),
+                ],
+                None => compact(),
+            };
+            wanted.push(topic(changelog.clone(), *count, config));
+        }
+    }
+    wanted
+}
+
+fn make_internal(wanted: &[NewTopic], admin: &dyn Admin) -> Result<(), StartError> {
+    let names: Vec<Name> = wanted.iter().map(|topic| topic.name.clone()).collect();
+    let found = admin.describe(&names, ADMIN_TIMEOUT)?;
+    let missing: Vec<NewTopic> = wanted.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(topic, _)| topic.clone()).collect();
+    if !missing.is_empty() {
+        admin.create(&missing, ADMIN_TIMEOUT)?;
+        for topic in &missing {
+            info!(topic = %topic.name, partitions = topic.partitions, "made internal topic");
+        }
+    }
+    let mut problems = Vec::new();
+    for (topic, found) in wanted.iter().zip(&found) {
+        let Some(found) = found else { continue };
+        let is_task_topic = topic.name.ends_with("-tasks");
+        if is_task_topic && found.partitions < topic.partitions {
+            // Tasks only grow: a partition added to an input adds a task, and nothing takes one away.
+            admin.add_partitions(&topic.name, topic.partitions, ADMIN_TIMEOUT)?;
+        } else if topic.name.ends_with("-changelog") && found.partitions != topic.partitions {
+            problems.push(format!(
+                "internal topic `{}` has {} partitions, its inputs have {}: partitions of an input were added after the app had state, so keys have moved; \
+                 use a new app name, or delete the app's internal topics and start anew",
+                topic.name, found.partitions, topic.partitions
+            ));
+        }
+        let policy = admin.config(&topic.name, &["cleanup.policy"], ADMIN_TIMEOUT)?.into_iter().next().flatten();
+        let wanted_policy = topic.config.iter().find(|(key, _)| *key == "cleanup.policy").map(|(_, value)| value.as_str());
+        if let (Some(found), Some("compact")) = (policy, wanted_policy)
+            && found.split(',').any(|word| word.trim() == "delete")
+        {
+            problems.push(format!(
+                "internal topic `{}` has cleanup.policy={found}, which deletes rows that were not changed for a while: set it to compact",
+                topic.name
+            ));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(StartError { can_heal: false, problems }) }
+}

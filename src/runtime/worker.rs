@@ -1,0 +1,227 @@
+//! A worker: its stream threads, and the way to ask them something.
+//!
+//! The edges (HTTP, views) never touch a task's state: they send a question to the thread that owns it, which answers between
+//! two turns from committed rows. The queue of questions is bounded; when it is full the asker is told so.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::model::TaskId;
+use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::rows::Ask;
+use crate::runtime::start::App;
+use crate::runtime::thread::StreamThread;
+
+/// Questions that may wait for one stream thread; more are refused, and the asker says "try later".
+pub const QUESTIONS_MAX: usize = 1024;
+/// Questions answered in one turn, so that records get theirs.
+const QUESTIONS_PER_TURN_MAX: usize = 256;
+/// Longest wait for records in a turn; bounds how long a question waits on an idle thread.
+const TURN_WAIT: Duration = Duration::from_millis(5);
+/// Back-off between attempts to join, doubled up to the last.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// Something to do on the thread that owns a task.
+pub type Question = Box<dyn FnOnce(&mut StreamThread) + Send>;
+
+/// Which thread has which task, as of the last turn in which it changed.
+type Owners = Arc<Mutex<BTreeMap<TaskId, usize>>>;
+
+/// What a thread is doing, for the health page.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ThreadState {
+    Starting { problem: Option<String> },
+    Running,
+    Ended,
+    Failed { why: String },
+}
+
+/// The stream threads of this process.
+pub struct Worker {
+    app: Arc<App>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<(), Fault>>>,
+    handle: WorkerHandle,
+}
+
+/// A way to a worker's threads that can be shared with the edges.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    questions: Vec<SyncSender<Question>>,
+    owners: Owners,
+    states: Arc<Mutex<Vec<ThreadState>>>,
+}
+
+/// Why a question was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// No thread of this worker has the task.
+    NotHere,
+    /// The thread has too many questions already, or has ended.
+    Busy,
+}
+
+impl Worker {
+    /// Starts `count` stream threads. They join the group by themselves, with back-off while there is no broker.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(app: Arc<App>, count: usize) -> Result<Worker, Fault> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let owners: Owners = Arc::default();
+        let states = Arc::new(Mutex::new(vec![ThreadState::Starting { problem: None }; count]));
+        let (mut questions, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let (sender, receiver) = sync_channel(QUESTIONS_MAX);
+            questions.push(sender);
+            let life = Life { app: app.clone(), number, stop: stop.clone(), owners: owners.clone(), states: states.clone(), questions: receiver };
+            let spawned = Builder::new().name(format!("stream-{number}")).spawn(move || life.run());
+            threads.push(spawned.map_err(|error| Fault::new(Reaction::Stop, format!("cannot start a stream thread: {error}")))?);
+        }
+        Ok(Worker { app, stop, threads, handle: WorkerHandle { questions, owners, states } })
+    }
+
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Whether some thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Commits, leaves the group, ends the threads. Returns the first fault that ended one.
+    ///
+    /// # Errors
+    /// The fault.
+    pub fn stop(self) -> Result<(), Fault> {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(Fault::new(Reaction::Stop, "a stream thread panicked; this is a bug")));
+            if let (Ok(()), Err(fault)) = (&result, ended) {
+                result = Err(fault);
+            }
+        }
+        result
+    }
+}
+
+impl Ask for WorkerHandle {
+    fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
+        let owner = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied();
+        self.ask_thread(owner.ok_or(Refused::NotHere)?, question)
+    }
+}
+
+impl WorkerHandle {
+    /// Puts a question to a thread by number.
+    pub fn ask_thread(&self, thread: usize, question: Question) -> Result<(), Refused> {
+        let sender = self.questions.get(thread).ok_or(Refused::NotHere)?;
+        sender.try_send(question).map_err(|error| match error {
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => Refused::Busy,
+        })
+    }
+
+    pub fn threads(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// The tasks that are here and running.
+    pub fn tasks(&self) -> Vec<TaskId> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    pub fn states(&self) -> Vec<ThreadState> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One thread's life.
+struct Life {
+    app: Arc<App>,
+    number: usize,
+    stop: Arc<AtomicBool>,
+    owners: Owners,
+    states: Arc<Mutex<Vec<ThreadState>>>,
+    questions: Receiver<Question>,
+}
+
+impl Life {
+    fn run(self) -> Result<(), Fault> {
+        let result = self.live();
+        self.set_state(match &result {
+            Ok(()) => ThreadState::Ended,
+            Err(fault) => ThreadState::Failed { why: fault.what.clone() },
+        });
+        if let Err(fault) = &result {
+            error!(thread = self.number, "{fault}");
+        }
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, thread| *thread != self.number);
+        result
+    }
+
+    fn live(&self) -> Result<(), Fault> {
+        let Some(mut thread) = self.join()? else { return Ok(()) };
+        self.set_state(ThreadState::Running);
+        let mut known: Vec<TaskId> = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            self.answer(&mut thread);
+            thread.turn(TURN_WAIT)?;
+            let is_known = known.len() == thread.tasks().count() && thread.tasks().zip(&known).all(|(task, id)| task.id == *id);
+            if !is_known {
+                known = thread.tasks().map(|task| task.id).collect();
+                let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+                owners.retain(|_, owner| *owner != self.number);
+                owners.extend(known.iter().map(|id| (*id, self.number)));
+            }
+        }
+        info!(thread = self.number, "stopping: committing and leaving the group");
+        thread.shutdown()
+    }
+
+    /// Makes the thread, again and again while the cluster is away.
+    fn join(&self) -> Result<Option<StreamThread>, Fault> {
+        let mut pause = RETRY_FIRST;
+        while !self.stop.load(Ordering::Relaxed) {
+            match StreamThread::start(self.app.clone(), self.number) {
+                Ok(thread) => return Ok(Some(thread)),
+                Err(fault) if fault.reaction == Reaction::Stop => return Err(fault),
+                Err(fault) => {
+                    warn!(thread = self.number, "{fault}; trying again in {pause:?}");
+                    self.set_state(ThreadState::Starting { problem: Some(fault.what) });
+                    std::thread::park_timeout(pause);
+                    pause = (pause * 2).min(RETRY_LAST);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn answer(&self, thread: &mut StreamThread) {
+        for _ in 0..QUESTIONS_PER_TURN_MAX {
+            match self.questions.try_recv() {
+                Ok(question) => question(thread),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn set_state(&self, state: ThreadState) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = states.get_mut(self.number) {
+            *slot = state;
+        }
+    }
+}
