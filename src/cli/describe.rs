@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches};
 
 use crate::cli::{COMMANDS, Command, Exit, Io};
 use crate::codec::CODECS;
-use crate::config::worker::settings::SETTINGS;
+use crate::config::worker::SETTINGS;
 use crate::metrics::METRICS;
 use crate::operators::REASONS;
 use crate::operators::fold::rules::RULES;

@@ -22,7 +22,7 @@ pub mod worker;
 
 pub use fault::{Fault, Reaction};
 pub use observe::{Committed, Observer};
-pub use settings::{Guarantee, Settings, Storage};
+pub use settings::{Guarantee, Settings};
 pub use start::App;
 pub use task::Task;
 pub use thread::StreamThread;
