@@ -35,6 +35,16 @@ pub(super) struct Transactional {
 struct OpenTransaction {
     partitions: Vec<(usize, i32)>,
     groups: Vec<Name>,
+    /// It has ended, but not everything has been told so yet.
+    decided: Option<Outcome>,
+}
+
+/// What of the end of a transaction is told at once; the rest waits for [`Coordinator::finish`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    All,
+    Offsets,
+    Markers,
 }
 
 /// A producer in one of its lives.
@@ -154,7 +164,7 @@ impl Coordinator {
 
     /// Aborts the open transaction of a producer and refuses it from now on.
     pub(super) fn fence(&mut self, id: u32) {
-        self.end(id, Outcome::Aborted);
+        self.end(id, Outcome::Aborted, Told::All);
         self.transactional[id as usize].epoch += 1;
     }
 
@@ -174,6 +184,7 @@ impl Coordinator {
 
     /// Counts a partition to the open transaction of a producer.
     pub(super) fn enlist(&mut self, id: u32, topic: usize, partition: i32) {
+        self.finish(id);
         let open = self.transactional[id as usize].open.get_or_insert_default();
         if !open.partitions.contains(&(topic, partition)) {
             open.partitions.push((topic, partition));
@@ -181,6 +192,7 @@ impl Coordinator {
     }
 
     pub(super) fn hold_offsets(&mut self, id: u32, group: &Name, offsets: &[(Name, i32, Offset)]) {
+        self.finish(id);
         let open = self.transactional[id as usize].open.get_or_insert_default();
         if !open.groups.contains(group) {
             open.groups.push(group.clone());
@@ -188,17 +200,52 @@ impl Coordinator {
         self.groups.entry(group.clone()).or_default().hold(id, offsets);
     }
 
-    /// Ends the open transaction of a producer: markers in all its partitions, and its offsets, at once.
-    pub(super) fn end(&mut self, id: u32, outcome: Outcome) {
-        let Some(open) = self.transactional[id as usize].open.take() else { return };
-        for (topic, partition) in open.partitions {
+    /// Ends the open transaction of a producer: markers in all its partitions, and its offsets.
+    pub(super) fn end(&mut self, id: u32, outcome: Outcome, told: Told) {
+        self.finish(id);
+        if let Some(open) = &mut self.transactional[id as usize].open {
+            open.decided = Some(outcome);
+        }
+        match told {
+            Told::All => self.finish(id),
+            Told::Offsets => self.tell_groups(id, outcome),
+            Told::Markers => self.write_markers(id, outcome),
+        }
+    }
+
+    /// Tells what is left to tell of a transaction that has ended.
+    pub(super) fn finish(&mut self, id: u32) {
+        if let Some(outcome) = self.transactional[id as usize].open.as_ref().and_then(|open| open.decided) {
+            self.tell_groups(id, outcome);
+            self.write_markers(id, outcome);
+            self.transactional[id as usize].open = None;
+        }
+    }
+
+    fn write_markers(&mut self, id: u32, outcome: Outcome) {
+        let Some(open) = &mut self.transactional[id as usize].open else { return };
+        for (topic, partition) in std::mem::take(&mut open.partitions) {
             self.topics[topic].partitions[partition as usize].end_transaction(id, outcome);
         }
-        for group in open.groups {
+    }
+
+    fn tell_groups(&mut self, id: u32, outcome: Outcome) {
+        let Some(open) = &mut self.transactional[id as usize].open else { return };
+        for group in std::mem::take(&mut open.groups) {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.release(id, outcome == Outcome::Committed);
             }
         }
+    }
+
+    /// Lets everything arrive that faults have held back. What comes from a producer that was fenced meanwhile does nothing.
+    pub(super) fn deliver_delayed(&mut self) {
+        for (producer, outcome) in std::mem::take(&mut self.delayed) {
+            if self.check_epoch(producer, "").is_ok() {
+                self.end(producer.id, outcome, Told::All);
+            }
+        }
+        (0..self.transactional.len()).for_each(|id| self.finish(id as u32));
     }
 }
 
