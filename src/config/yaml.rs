@@ -263,7 +263,7 @@ fn flow_entry(text: &str, offset: usize) -> Option<Range<usize>> {
     let mut characters = text.char_indices();
     while let Some((at, c)) = characters.next() {
         match (quote, c) {
-            (Some('"'), '\\') => drop(characters.next()),
+            (Some('"'), '\\') => _ = characters.next(),
             (Some(mark), _) if mark == c => quote = None,
             (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),

@@ -195,7 +195,7 @@ fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Prod
                 if change.old == change.new {
                     continue;
                 }
-                let record = Outgoing { topic: *topic, partition: task.id.partition, key: Some(change.key), value: change.new, time: now, headers: &NO_HEADERS };
+                let record = Outgoing { topic: *topic, partition: task.id.partition, key: Some(change.key), value: change.new, time: now, keep_time: false, headers: &NO_HEADERS };
                 producer.send(record).map_err(|error| Fault::of_transaction(&error))?;
             }
         }

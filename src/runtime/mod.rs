@@ -15,13 +15,14 @@ pub mod restore;
 pub mod rows;
 pub mod settings;
 pub mod start;
+pub mod storage;
 pub mod task;
 pub mod thread;
 pub mod worker;
 
 pub use fault::{Fault, Reaction};
 pub use observe::{Committed, Observer};
-pub use settings::{Guarantee, Settings, Storage};
+pub use settings::{Guarantee, Settings};
 pub use start::App;
 pub use task::Task;
 pub use thread::StreamThread;

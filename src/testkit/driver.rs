@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::log::memory::MemoryCluster;
 use crate::log::partitioner::partition_of;
-use crate::log::{Log, NewTopic};
+use crate::log::NewTopic;
 use crate::metrics::Metrics;
 use crate::model::{Clock, Headers, ManualClock, Name, Offset, TableId, TaskId, Time};
 use crate::runtime::feed::ViewFeed;
@@ -16,6 +16,7 @@ use crate::runtime::observe::{Committed, Observer};
 use crate::runtime::rows::{Ask, TaskRows};
 use crate::runtime::settings::Settings;
 use crate::runtime::start::{App, Parts, prepare};
+use crate::runtime::task::StateStorage;
 use crate::runtime::thread::StreamThread;
 use crate::runtime::worker::{Question, Refused};
 use crate::state::CacheBudget;
@@ -267,11 +268,12 @@ impl Driver {
         settings.commit_interval = Duration::from_secs(u32::MAX.into());
         settings.overlay_bytes_max = usize::MAX;
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let storage: Arc<dyn StateStorage> = worker.storage.clone();
         let parts = Parts {
             plan: self.plan.clone(),
             settings,
             log: self.cluster.log(),
-            storage: worker.storage.clone(),
+            storage: &|_, _, _| storage.clone(),
             clock,
             metrics: self.metrics.clone(),
             observers: self.observers.clone(),

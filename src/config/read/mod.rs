@@ -103,7 +103,8 @@ impl Reader<'_> {
                 continue;
             }
             let at = self.head(node);
-            let help = format!("add `{}:` {}", key.name, lower_first(key.summary));
+            let summary = key.summary.split(". ").next().unwrap_or_default();
+            let help = format!("add `{}:`, {}", key.name, lower_first(summary));
             self.diagnostics.push(codes::MISSING_KEY, at, format!("{} has no `{}`", block.name, key.name)).help(help);
         }
         Some(fields)
