@@ -822,10 +822,10 @@ fn offsets_are_committed_without_a_transaction(world: &World) {
 }
 
 fn a_record_that_is_too_large_is_refused_when_sent(world: &World) {
-    let topic = world.topic_with("a", 1, &[("max.message.bytes", "2000")]);
+    let topic = world.topic_with("a", 1, &[("max.message.bytes", "1100000")]);
     let mut producer = world.transaction("t");
     let (handle, _) = producer.topic(&topic).unwrap();
-    let large = vec![b'x'; 3000];
+    let large = vec![b'x'; 1_200_000];
     let record = Outgoing {
         topic: handle,
         partition: 0,

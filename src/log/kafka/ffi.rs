@@ -390,7 +390,9 @@ impl OutputTopic {
         match error {
             Ok(()) => {
                 // The record owns the headers now.
-                list.map(std::mem::forget);
+                if let Some(list) = list {
+                    std::mem::forget(list);
+                }
                 Ok(())
             }
             Err(error) => Err(error.code),

@@ -101,7 +101,9 @@ impl MemoryCluster {
     ) -> Result<i64, LogError> {
         let record = Arc::new(StoredRecord { offset: -1, time, key, value, headers });
         let mut state = self.0.lock();
-        let offset = state.partition(topic, partition, "append")?.append(record, None);
+        state.partition(topic, partition, "append")?;
+        let at = state.topic(topic, "append")?;
+        let offset = state.topics[at].append(partition, record, None);
         self.0.notify(&state);
         Ok(offset)
     }

@@ -3,11 +3,12 @@
 //! Every step is whole: nobody sees a transaction half committed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::log::memory::faults::{Call, Fault, Faults};
 use crate::log::memory::group::{Group, Refusal};
-use crate::log::memory::partition::{Outcome, Partition};
+use crate::log::memory::partition::{Outcome, Partition, StoredRecord, Writer};
 use crate::log::{LogError, LogErrorKind};
 use crate::model::{Name, Offset, Time};
 
@@ -20,6 +21,21 @@ pub(super) struct Topic {
     pub(super) retention_bytes: Option<u64>,
     /// `max.message.bytes`.
     pub(super) record_bytes_max: usize,
+}
+
+impl Topic {
+    /// Adds a record to a partition that exists, and keeps it within its bounds.
+    pub(super) fn append(&mut self, partition: i32, record: Arc<StoredRecord>, writer: Writer) -> i64 {
+        let log = &mut self.partitions[partition as usize];
+        let offset = log.append(record, writer);
+        if let Some(limit) = self.retention_bytes {
+            log.shrink(limit);
+        }
+        if self.is_compacted {
+            log.compact_if_doubled();
+        }
+        offset
+    }
 }
 
 /// State of one transactional id. Its place in the list is the producer id.

@@ -84,15 +84,7 @@ impl MemoryProducer {
             if let Some(id) = writer {
                 state.enlist(id, known.topic, partition);
             }
-            let topic = &mut state.topics[known.topic];
-            let log = &mut topic.partitions[partition as usize];
-            known.highest[partition as usize] = log.append(record, writer);
-            if let Some(limit) = topic.retention_bytes {
-                log.shrink(limit);
-            }
-            if topic.is_compacted {
-                log.compact_if_doubled();
-            }
+            known.highest[partition as usize] = state.topics[known.topic].append(partition, record, writer);
         }
         shared.notify(&state);
         Ok(())
