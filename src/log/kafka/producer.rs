@@ -26,7 +26,7 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// `batch.size` of librdkafka where nobody sets it.
 const BATCH_SIZE_DEFAULT: usize = 1_000_000;
 /// How long `topic` waits for metadata.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `send` waits for room when the client's queue is full, in slices of so much.
 const FULL_WAIT: Duration = Duration::from_millis(10);
 /// What a record takes beside key and value, at most: the same that a broker adds when it compares with `max.message.bytes`.
