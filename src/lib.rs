@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod config;
 pub mod expression;
+pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod model;
