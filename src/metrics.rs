@@ -207,6 +207,23 @@ impl Metrics {
         self.gauges.get(metric.name).map(|family| family.get_or_create(&labels(metric, values)).clone()).unwrap_or_default()
     }
 
+    /// The sum of a metric over all label sets that have these labels; 0 for one that was never touched.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
+        let mut sum = 0;
+        for line in self.text().lines() {
+            let Some(rest) = line.strip_prefix(name) else { continue };
+            let (found, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.rsplit_once("} ").unwrap_or((rest, "0")),
+                None => ("", rest.trim()),
+            };
+            let has_all = labels.iter().all(|(label, value)| found.contains(&format!("{label}=\"{value}\"")));
+            if has_all && (rest.starts_with('{') || rest.starts_with(' ')) {
+                sum += value.trim().parse::<i64>().unwrap_or(0);
+            }
+        }
+        sum
+    }
+
     /// All metrics as `/metrics` shows them (OpenMetrics text).
     pub fn text(&self) -> String {
         let mut text = String::new();

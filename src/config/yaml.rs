@@ -5,7 +5,9 @@
 //! here, at its column; the broken value becomes [`Yaml::Broken`], about which nobody complains again.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
+use serde_saphyr::granit_parser::ErrorKind;
 use serde_saphyr::granit_parser::Event;
 use serde_saphyr::granit_parser::Options;
 use serde_saphyr::granit_parser::Parser;
@@ -127,7 +129,8 @@ pub fn parse(diagnostics: &mut Diagnostics) -> Option<Node> {
         match Builder::build(&text, &broken) {
             Ok(built) => {
                 built.report(diagnostics);
-                return built.root;
+                // What a second document says about the first cannot be guessed.
+                return if built.is_one_document { built.root } else { None };
             }
             Err(error) => {
                 let repair = explain(&error, &file, diagnostics, &broken)?;
@@ -151,58 +154,83 @@ fn blank(text: &mut String, at: Place) {
 fn explain(error: &ScanError, file: &SourceText, diagnostics: &mut Diagnostics, broken: &[Place]) -> Option<Place> {
     let offset = error.marker().byte_offset().unwrap_or(file.text.len()).min(file.text.len());
     let here = Place { start: offset, end: next_char(&file.text, offset) };
-    if error.info().contains("recursion limit") {
+    if *error.kind() == ErrorKind::RecursionLimitExceeded {
         diagnostics.push(codes::YAML_LIMIT, here, format!("nested deeper than {DEPTH_MAX} levels"));
         return None;
     }
-    // A second error beside a value that was stepped over is most likely its echo.
     let (line, _) = file.line_column(offset);
-    let near = |place: &&Place| file.line_column(place.start).0.abs_diff(line) <= 1;
-    let echo = broken.iter().find(near).is_some();
-    let value = value_of_line(file, line).filter(|value| offset >= value.start);
-    let value =
-        value.or_else(|| (1..line).rev().find(|line| !file.line(*line).1.trim().is_empty()).and_then(|line| value_of_line(file, line)));
-    let trap = value.and_then(|at| trap(file.slice(at)).map(|trap| (at, trap)));
-    match trap {
-        Some((at, trap)) if !broken.contains(&at) => {
-            let raw = file.slice(at);
-            let place = if raw.starts_with(['{', '[']) && offset > at.start && offset < at.end { here } else { at };
-            diagnostics.push(trap.code, place, trap.message).help(quote_it(raw));
-            balanced(raw).then_some(at)
-        }
-        _ if echo => None,
-        _ => {
-            let tab = file.text[offset..].starts_with('\t') || error.info().contains("tab");
-            let help =
-                if tab { "indent with spaces, never with tabs" } else { "check the indentation, quotes and brackets around this place" };
-            diagnostics.push(codes::YAML_SYNTAX, here, plain_words(&error.info())).help(help);
-            None
-        }
+    if let Some((at, trap)) = trapped(file, line, offset)
+        && !broken.contains(&at)
+    {
+        let raw = file.slice(at);
+        diagnostics.push(trap.code, at, trap.message).help(format!("quote the expression: `{}`", quoted(raw)));
+        return Some(at);
     }
+    // A second error beside a value that was stepped over is most likely its echo.
+    if broken.iter().any(|place| file.line_column(place.start).0.abs_diff(line) <= 1) {
+        return None;
+    }
+    let indent = |line: usize| file.line(line).1.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
+    let tab = (line.saturating_sub(1)..=line + 1).find(|line| indent(*line));
+    if let Some(line) = tab {
+        let (start, text) = file.line(line);
+        let start = start + text.find('\t').unwrap_or_default();
+        diagnostics
+            .push(codes::YAML_SYNTAX, Place { start, end: start + 1 }, "YAML takes no tabs for indentation")
+            .help("indent with spaces");
+    } else {
+        let help = "check the indentation, quotes and brackets around this place";
+        diagnostics.push(codes::YAML_SYNTAX, here, format!("this is not YAML: {}", plain_words(&error.info()))).help(help);
+    }
+    None
 }
 
-/// The parser's reason, shorter: where it was is shown by the caret.
-fn plain_words(info: &str) -> String {
-    let words = info.rsplit(", ").next().unwrap_or(info);
-    format!("this is not YAML: {words}")
+/// The value on this line, or on the one before, that has run into YAML's own syntax.
+fn trapped(file: &SourceText, line: usize, offset: usize) -> Option<(Place, Trap)> {
+    let before = (1..line).rev().find(|line| !file.line(*line).1.trim().is_empty());
+    for line in [Some(line), before].into_iter().flatten() {
+        let Some(at) = value_of_line(file, line) else { continue };
+        if offset < at.start {
+            continue;
+        }
+        let raw = file.slice(at);
+        let found = match flow_entry(raw, offset - at.start) {
+            Some(entry) => {
+                let at = Place { start: at.start + entry.start, end: at.start + entry.end };
+                trap(file.slice(at), true).map(|trap| (at, trap))
+            }
+            None => trap(raw, false).map(|trap| (at, trap)),
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The parser's reason without what it was doing at that time.
+fn plain_words(info: &str) -> &str {
+    info.rsplit(", ").next().unwrap_or(info)
 }
 
 fn next_char(text: &str, offset: usize) -> usize {
     text[offset..].chars().next().filter(|c| *c != '\n').map_or(offset, |c| offset + c.len_utf8())
 }
 
-/// The place of the value in a line `key: value` or `- value`, without a trailing comment after a closing quote or bracket.
+/// The place of the value in a line `key: value` or `- value`.
 fn value_of_line(file: &SourceText, line: usize) -> Option<Place> {
     let (start, text) = file.line(line);
     let mut rest = text.trim_start();
+    let mut is_item = false;
     while let Some(item) = rest.strip_prefix("- ") {
         rest = item.trim_start();
+        is_item = true;
     }
+    let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'"' | b'\''));
     let value = match rest.find(": ") {
-        Some(colon) if rest[..colon].bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'"' | b'\'')) => {
-            rest[colon + 2..].trim()
-        }
-        _ => rest.trim(),
+        Some(colon) if is_key(&rest[..colon]) => rest[colon + 2..].trim(),
+        _ if is_item => rest.trim(),
+        _ => return None,
     };
     if value.is_empty() || value.starts_with('#') {
         return None;
@@ -211,46 +239,101 @@ fn value_of_line(file: &SourceText, line: usize) -> Option<Place> {
     Some(Place { start: at, end: at + value.len() })
 }
 
+/// The value inside a map or list in braces, on one line, that has the byte `offset`: `{ a: here, b: [here] }`.
+///
+/// Cuts as the author meant it, not as YAML does: brackets, quotes and parentheses of an expression belong to it.
+fn flow_entry(text: &str, offset: usize) -> Option<Range<usize>> {
+    struct Frame {
+        is_yaml: bool,
+        is_list: bool,
+        value_start: usize,
+        has_key: bool,
+    }
+    if !text.starts_with(['{', '[']) {
+        return None;
+    }
+    let within = |frame: &Frame, end: usize| {
+        let value = &text[frame.value_start..end];
+        let start = frame.value_start + value.len() - value.trim_start().len();
+        let range = start..start + value.trim().len();
+        (frame.is_yaml && !range.is_empty() && (frame.value_start..=end).contains(&offset)).then_some(range)
+    };
+    let mut open: Vec<Frame> = Vec::new();
+    let mut quote: Option<char> = None;
+    let mut characters = text.char_indices();
+    while let Some((at, c)) = characters.next() {
+        match (quote, c) {
+            (Some('"'), '\\') => _ = characters.next(),
+            (Some(mark), _) if mark == c => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{' | '[') => {
+                let before = text[..at].trim_end();
+                let is_yaml = before.is_empty() || before.ends_with([',', '{', '[', ':']) && open.last().is_none_or(|frame| frame.is_yaml);
+                open.push(Frame { is_yaml, is_list: c == '[', value_start: at + 1, has_key: c == '[' });
+            }
+            (None, '(') => open.push(Frame { is_yaml: false, is_list: true, value_start: at + 1, has_key: true }),
+            (None, ')' | '}' | ']') => {
+                let frame = open.pop()?;
+                if let Some(range) = within(&frame, at) {
+                    return Some(range);
+                }
+            }
+            (None, ',') => {
+                let frame = open.last_mut()?;
+                if let Some(range) = within(frame, at) {
+                    return Some(range);
+                }
+                if frame.is_yaml {
+                    (frame.value_start, frame.has_key) = (at + 1, frame.is_list);
+                }
+            }
+            (None, ':') if text[at + 1..].starts_with(' ') => {
+                let frame = open.last_mut()?;
+                if !frame.has_key {
+                    (frame.value_start, frame.has_key) = (at + 2, true);
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    None
+}
+
 struct Trap {
     code: &'static codes::Code,
     message: String,
 }
 
 /// Which of YAML's characters an unquoted value has run into.
-fn trap(value: &str) -> Option<Trap> {
+fn trap(value: &str, in_flow: bool) -> Option<Trap> {
     let unquoted = |message: String| Some(Trap { code: codes::UNQUOTED_EXPRESSION, message });
     let first = value.chars().next()?;
     match first {
-        '!' => Some(Trap { code: codes::LEADING_EXCLAMATION, message: "YAML reads the leading `!` as a tag".to_owned() }),
-        '@' | '`' | '%' | '*' | '&' | '|' | '>' => unquoted(format!("YAML keeps a leading `{first}` for itself")),
+        '!' => return Some(Trap { code: codes::LEADING_EXCLAMATION, message: "YAML reads the leading `!` as a tag".to_owned() }),
+        '@' | '`' | '%' | '*' | '&' | '|' | '>' => return unquoted(format!("YAML keeps a leading `{first}` for itself")),
         '"' | '\'' => {
-            let after = after_quote(value)?;
-            (!after.trim().is_empty()).then_some(())?;
-            unquoted("YAML ends this value at its closing quote".to_owned())
+            let after = after_quote(value)?.trim();
+            (!after.is_empty() && !after.starts_with('#')).then_some(())?;
+            return unquoted("YAML ends this value at its closing quote".to_owned());
         }
         '[' | '{' => {
-            let close = closing(value)?;
-            let after = value[close..].trim_start();
-            let goes_on = !after.is_empty() && !after.starts_with('#');
-            if goes_on {
-                return unquoted(format!("YAML ends this value at its closing `{}`", if first == '[' { ']' } else { '}' }));
-            }
-            unquoted("an unquoted value inside `{ }` or `[ ]` has one of YAML's own characters".to_owned())
+            let after = value[closing(value)?..].trim_start();
+            (!after.is_empty() && !after.starts_with('#')).then_some(())?;
+            return unquoted(format!("YAML ends this value at its closing `{}`", if first == '[' { ']' } else { '}' }));
         }
-        _ if value.contains(": ") || value.ends_with(':') => unquoted("YAML reads `: ` inside this value as a key of its own".to_owned()),
-        _ if value.contains(['{', '}', '[', ']', '"', ',']) => {
-            unquoted("YAML reads a bracket, quote or comma inside this value as its own".to_owned())
-        }
-        _ => None,
+        _ => {}
     }
-}
-
-/// What to do about a value that YAML takes apart.
-fn quote_it(value: &str) -> String {
-    if value.starts_with(['{', '[']) && closing(value).is_some_and(|close| value[close..].trim().is_empty()) {
-        return "quote the expression inside: `name: '...'`".to_owned();
+    if in_flow && value.contains('(') && value.contains(',') && !value.contains(['[', '{', '?']) {
+        return Some(Trap { code: codes::COMMA_CUTS_EXPRESSION, message: "YAML ends this value at its first comma".to_owned() });
     }
-    format!("quote the expression: `{}`", quoted(value))
+    if value.contains(": ") {
+        return unquoted("YAML reads `: ` inside this value as a key of its own".to_owned());
+    }
+    if in_flow && value.contains(['[', ']', '{', '}', '"', ',']) {
+        return unquoted("YAML reads a bracket, quote or comma inside `{ }` or `[ ]` as its own".to_owned());
+    }
+    None
 }
 
 /// A value in quotes, so that YAML leaves it alone.
@@ -300,12 +383,6 @@ fn closing(value: &str) -> Option<usize> {
     None
 }
 
-/// Whether stepping over this text leaves the brackets around it as they are.
-fn balanced(value: &str) -> bool {
-    let count = |open: char, close: char| value.chars().filter(|c| *c == open).count() == value.chars().filter(|c| *c == close).count();
-    count('{', '}') && count('[', ']')
-}
-
 /// A problem of the tree itself, kept until it is known that the text can be read.
 struct Found {
     code: &'static codes::Code,
@@ -345,6 +422,7 @@ enum Content {
 
 struct Built {
     root: Option<Node>,
+    is_one_document: bool,
     found: Vec<Found>,
 }
 
@@ -375,10 +453,10 @@ impl<'a> Builder<'a> {
             if builder.nodes > NODES_MAX {
                 let at = place(&span, text);
                 builder.find(codes::YAML_LIMIT, at, format!("more than {NODES_MAX} values"), Some("write fewer aliases".to_owned()));
-                return Ok(Built { root: None, found: builder.found });
+                return Ok(Built { root: None, is_one_document: true, found: builder.found });
             }
         }
-        Ok(Built { root: builder.root, found: builder.found })
+        Ok(Built { root: builder.root, is_one_document: builder.documents <= 1, found: builder.found })
     }
 
     fn find(&mut self, code: &'static codes::Code, at: Place, message: String, help: Option<String>) {
@@ -407,9 +485,11 @@ impl<'a> Builder<'a> {
                     ScalarStyle::DoubleQuoted => Style::DoubleQuoted,
                     ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
                 };
+                // The parser writes `~` for a value that is not there.
+                let text = if at.start == at.end && style == Style::Plain { String::new() } else { text.into_owned() };
                 let value = match self.broken.iter().any(|broken| broken.start == at.start) {
                     true => Yaml::Broken,
-                    false => Yaml::Scalar(Scalar { text: text.into_owned(), style }),
+                    false => Yaml::Scalar(Scalar { text, style }),
                 };
                 self.add(Node { at, value }, anchor, tag);
             }
@@ -478,7 +558,7 @@ impl<'a> Builder<'a> {
         let whole = Place { start: tag.start, end: if node.is_empty() { tag.end } else { node.at.end.max(tag.end) } };
         let raw = &self.text[whole.start..whole.end];
         let message = format!("YAML reads `{}` as a tag", &self.text[tag.start..tag.end]);
-        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(quote_it(raw)));
+        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(format!("quote the expression: `{}`", quoted(raw))));
         Node::broken(whole)
     }
 
@@ -541,7 +621,12 @@ impl<'a> Builder<'a> {
 
     fn cut(&mut self, at: Place) -> Node {
         let raw = &self.text[at.start..at.end];
-        self.find(codes::COMMA_CUTS_EXPRESSION, at, "YAML ends this value at its first comma".to_owned(), Some(quote_it(raw)));
+        self.find(
+            codes::COMMA_CUTS_EXPRESSION,
+            at,
+            "YAML ends this value at its first comma".to_owned(),
+            Some(format!("quote the expression: `{}`", quoted(raw))),
+        );
         Node::broken(at)
     }
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use rust_decimal::Decimal;
 use smol_str::{SmolStr, SmolStrBuilder};
 
+use crate::expression::collect::ELEMENTS_MAX;
 use crate::expression::parse::BinaryOperator;
 use crate::expression::problem::{Failure, Outcome};
-use crate::expression::collect::ELEMENTS_MAX;
 use crate::model::{Span, Timestamp, Value};
 
 /// The longest string or bytes that an expression makes: Kafka's default limit of a record, so a longer one could not be sent.

@@ -18,7 +18,7 @@ use crate::expression::node::{FieldSlot, Frame, Node};
 use crate::expression::parse::{Ast, Kind};
 use crate::expression::problem::{Problems, suggest};
 use crate::expression::resolve::{entries, function_names};
-use crate::expression::types::{describe, free, is_open, items, join, join_or_any, settle, type_named, Items};
+use crate::expression::types::{Items, comparable, describe, free, is_open, items, join, join_or_any, settle, type_named};
 use crate::expression::{CompileOptions, ExpressionProblem, ExpressionProblemKind, Scope};
 use crate::model::{Type, Value};
 
@@ -69,7 +69,12 @@ impl<'s> Checker<'s> {
             Kind::List(elements) => self.list(elements),
             Kind::Map(entries) => self.map(entries),
             Kind::Message(name) => {
-                self.problem(ExpressionProblemKind::UnknownName, &tree.at, format!("there is no message type `{name}`"), Some("a map is written `{\"field\": value}`".to_owned()));
+                self.problem(
+                    ExpressionProblemKind::UnknownName,
+                    &tree.at,
+                    format!("there is no message type `{name}`"),
+                    Some("a map is written `{\"field\": value}`".to_owned()),
+                );
                 Typed::unknown()
             }
         };
@@ -218,7 +223,12 @@ impl<'s> Checker<'s> {
                 None => {
                     let known: Vec<&str> = shape.fields.iter().map(|field| field.name.as_str()).collect();
                     let help = suggest(field, &known, "fields");
-                    self.problem(ExpressionProblemKind::UnknownField, field_at, format!("no field `{field}` in `{}`", self.text(operand)), help);
+                    self.problem(
+                        ExpressionProblemKind::UnknownField,
+                        field_at,
+                        format!("no field `{field}` in `{}`", self.text(operand)),
+                        help,
+                    );
                     Type::Any
                 }
             },
@@ -233,7 +243,10 @@ impl<'s> Checker<'s> {
             other => {
                 let help = match other {
                     Type::List(_) => Some("an element is read by its position: `list[0]`; all of them by `list.map(x, …)`".to_owned()),
-                    Type::Timestamp => Some("a part of a timestamp is read by a function: `getFullYear()`, `getHours(\"Europe/Berlin\")`, `unix_ms(t)`".to_owned()),
+                    Type::Timestamp => Some(
+                        "a part of a timestamp is read by a function: `getFullYear()`, `getHours(\"Europe/Berlin\")`, `unix_ms(t)`"
+                            .to_owned(),
+                    ),
                     _ => None,
                 };
                 let message = format!("no field `{field}`: `{}` is {}", self.text(operand), describe(other));
@@ -275,7 +288,7 @@ impl<'s> Checker<'s> {
                 (**of).clone()
             }
             Type::Map(key, value) => {
-                if !crate::expression::types::comparable(key, index_ty) {
+                if !comparable(key, index_ty) {
                     self.type_problem(&index.at, format!("the keys of this map are {}, not {}", describe(key), describe(index_ty)), None);
                 }
                 (**value).clone()
@@ -327,7 +340,11 @@ impl<'s> Checker<'s> {
             let key_typed = self.check(key);
             if !matches!(key_typed.ty, Type::Bool | Type::Int | Type::Uint | Type::String) && !is_open(&key_typed.ty) {
                 let help = if matches!(key_typed.ty, Type::Nullable(_)) { Some(may_be_null_help(self.text(key))) } else { None };
-                self.type_problem(&key.at, format!("the key of a map must be bool, int, uint or string, not {}", describe(&key_typed.ty)), help);
+                self.type_problem(
+                    &key.at,
+                    format!("the key of a map must be bool, int, uint or string, not {}", describe(&key_typed.ty)),
+                    help,
+                );
             }
             let value_typed = self.check(value);
             let value_ty = if *optional { self.unwrapped(&value_typed.ty, value) } else { value_typed.ty };
@@ -344,7 +361,11 @@ impl<'s> Checker<'s> {
             Type::Optional(inner) => (**inner).clone(),
             open if is_open(open) => Type::Any,
             other => {
-                self.type_problem(&tree.at, format!("`?` needs an optional, not {}", describe(other)), Some("`x.?field` and `optional.of(x)` yield one".to_owned()));
+                self.type_problem(
+                    &tree.at,
+                    format!("`?` needs an optional, not {}", describe(other)),
+                    Some("`x.?field` and `optional.of(x)` yield one".to_owned()),
+                );
                 Type::Any
             }
         }
@@ -406,7 +427,8 @@ impl<'s> Checker<'s> {
                 Some(joined) => all = joined,
                 None => {
                     let message = format!("{what} must be of one type: {} here, {} before", describe(&typed.ty), describe(&all));
-                    let help = operator::conversion_help(&all, &typed.ty).or_else(|| Some("`dyn(…)` around one of them leaves the type open".to_owned()));
+                    let help = operator::conversion_help(&all, &typed.ty)
+                        .or_else(|| Some("`dyn(…)` around one of them leaves the type open".to_owned()));
                     self.type_problem(&tree.at, message, help);
                     all = Type::Any;
                 }
@@ -442,7 +464,9 @@ impl Node {
         match self {
             Node::Constant(_) => true,
             Node::Negate(a) | Node::Not(a) | Node::ToDecimal(a) => constant(a),
-            Node::Arithmetic { left, right, .. } | Node::Equal { left, right, .. } | Node::Compare { left, right, .. } => constant(left) && constant(right),
+            Node::Arithmetic { left, right, .. } | Node::Equal { left, right, .. } | Node::Compare { left, right, .. } => {
+                constant(left) && constant(right)
+            }
             Node::Index { operand, index, .. } => constant(operand) && constant(index),
             Node::List(elements) => elements.iter().all(|(element, _)| constant(element)),
             Node::Map(entries) => entries.iter().all(|(key, value, _)| constant(key) && constant(value)),

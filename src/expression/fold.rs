@@ -129,7 +129,12 @@ impl Fold {
     }
 
     /// Calls `step` for each item, with the variables set and the first of them, until it says false.
-    fn visit(&self, range: &Value, frame: &Frame<'_>, mut step: impl FnMut(&Frame<'_>, &Value) -> Result<bool, Failure>) -> Result<(), Failure> {
+    fn visit(
+        &self,
+        range: &Value,
+        frame: &Frame<'_>,
+        mut step: impl FnMut(&Frame<'_>, &Value) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
         let mut one = |first: &Value, second: &Value| {
             frame.budget.take(1)?;
             let first_local = Local { value: Ok(first), next: frame.local };

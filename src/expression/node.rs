@@ -28,41 +28,102 @@ pub(super) enum Node {
     /// A variable of a macro, counted from the innermost.
     Local(usize),
     /// `event.field`, the commonest expression of all, in one node.
-    VariableField { variable: usize, field: FieldSlot },
+    VariableField {
+        variable: usize,
+        field: FieldSlot,
+    },
     /// A declared field of an object.
-    Field { operand: Box<Node>, field: FieldSlot },
+    Field {
+        operand: Box<Node>,
+        field: FieldSlot,
+    },
     /// A field of what is known at run time only.
-    Select { operand: Box<Node>, name: SmolStr },
-    Has { operand: Box<Node>, name: SmolStr, of_nullable: bool },
-    OptionalSelect { operand: Box<Node>, name: SmolStr, of_nullable: bool },
-    Index { operand: Box<Node>, index: Box<Node>, optional: bool },
+    Select {
+        operand: Box<Node>,
+        name: SmolStr,
+    },
+    Has {
+        operand: Box<Node>,
+        name: SmolStr,
+        of_nullable: bool,
+    },
+    OptionalSelect {
+        operand: Box<Node>,
+        name: SmolStr,
+        of_nullable: bool,
+    },
+    Index {
+        operand: Box<Node>,
+        index: Box<Node>,
+        optional: bool,
+    },
     Not(Box<Node>),
     Negate(Box<Node>),
     And(Box<Node>, Box<Node>),
     Or(Box<Node>, Box<Node>),
-    Conditional { condition: Box<Node>, then: Box<Node>, otherwise: Box<Node> },
-    Equal { left: Box<Node>, right: Box<Node>, negated: bool },
-    Compare { operator: BinaryOperator, left: Box<Node>, right: Box<Node> },
-    Arithmetic { operator: BinaryOperator, left: Box<Node>, right: Box<Node> },
-    In { item: Box<Node>, container: Box<Node> },
+    Conditional {
+        condition: Box<Node>,
+        then: Box<Node>,
+        otherwise: Box<Node>,
+    },
+    Equal {
+        left: Box<Node>,
+        right: Box<Node>,
+        negated: bool,
+    },
+    Compare {
+        operator: BinaryOperator,
+        left: Box<Node>,
+        right: Box<Node>,
+    },
+    Arithmetic {
+        operator: BinaryOperator,
+        left: Box<Node>,
+        right: Box<Node>,
+    },
+    In {
+        item: Box<Node>,
+        container: Box<Node>,
+    },
     List(Box<[(Node, bool)]>),
     Map(Box<[(Node, Node, bool)]>),
     /// A function of the table.
-    Call { function: &'static str, run: Run, arguments: Box<[Node]> },
+    Call {
+        function: &'static str,
+        run: Run,
+        arguments: Box<[Node]>,
+    },
     /// A conversion of what may be null: null stays null.
-    NullOr { run: fn(&Value) -> Outcome, argument: Box<Node> },
+    NullOr {
+        run: fn(&Value) -> Outcome,
+        argument: Box<Node>,
+    },
     /// `text.matches("…")`, whose pattern was compiled when the file was read.
-    Matches { text: Box<Node>, pattern: Arc<Regex> },
+    Matches {
+        text: Box<Node>,
+        pattern: Arc<Regex>,
+    },
     Coalesce(Box<[Node]>),
     /// An int where the other branch is a decimal.
     ToDecimal(Box<Node>),
     /// `cel.bind`: an error of the value is one only where it is used.
-    Bind { value: Box<Node>, body: Box<Node> },
+    Bind {
+        value: Box<Node>,
+        body: Box<Node>,
+    },
     Fold(Box<Fold>),
     /// `optional.optMap`, and with `flat` `optFlatMap`.
-    OptionalMap { operand: Box<Node>, body: Box<Node>, flat: bool },
+    OptionalMap {
+        operand: Box<Node>,
+        body: Box<Node>,
+        flat: bool,
+    },
     /// `optional.or`, `orValue`: the alternative is evaluated only where it is needed.
-    OptionalOr { operand: Box<Node>, alternative: Box<Node>, unwrap: bool },
+    OptionalOr {
+        operand: Box<Node>,
+        alternative: Box<Node>,
+        unwrap: bool,
+    },
     /// What was found wrong in an expression that is not checked.
     Fail(SmolStr),
 }
@@ -155,9 +216,14 @@ impl Node {
             Node::Variable(variable) => variable_value(frame, *variable).map(Out::Ref),
             Node::VariableField { variable, field } => field.of(variable_value(frame, *variable)?),
             Node::Field { operand, field } => operand.evaluate(frame)?.part(|value| field.of(value)),
-            Node::And(..) | Node::Or(..) | Node::Not(_) | Node::Equal { .. } | Node::Compare { .. } | Node::In { .. } | Node::Has { .. } | Node::Matches { .. } => {
-                Ok(Out::Own(Value::Bool(self.truth(frame)?)))
-            }
+            Node::And(..)
+            | Node::Or(..)
+            | Node::Not(_)
+            | Node::Equal { .. }
+            | Node::Compare { .. }
+            | Node::In { .. }
+            | Node::Has { .. }
+            | Node::Matches { .. } => Ok(Out::Own(Value::Bool(self.truth(frame)?))),
             Node::Conditional { condition, then, otherwise } => {
                 if condition.truth(frame)? {
                     then.evaluate(frame)
@@ -341,11 +407,7 @@ fn optional_or<'a>(operand: &'a Node, alternative: &'a Node, unwrap: bool, frame
         Value::Optional(Some(_)) => Ok(operand),
         Value::Optional(None) => {
             let other = alternative.evaluate(frame)?;
-            if unwrap || matches!(&*other, Value::Optional(_)) {
-                Ok(other)
-            } else {
-                Err(Failure::overload("or", &[&operand, &other]))
-            }
+            if unwrap || matches!(&*other, Value::Optional(_)) { Ok(other) } else { Err(Failure::overload("or", &[&operand, &other])) }
         }
         other => Err(Failure::overload(if unwrap { "orValue" } else { "or" }, &[other])),
     }

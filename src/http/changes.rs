@@ -19,7 +19,7 @@ use crate::http::State as Shared;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
 use crate::http::rows::table;
 use crate::http::server::stopped;
-use crate::runtime::feed::{Feed, FeedPosition, Since};
+use crate::runtime::changes::{Feed, FeedPosition, Since};
 
 /// Changes in one piece of the answer.
 const CHANGES_AT_ONCE: usize = 100;

@@ -15,7 +15,7 @@ use super::*;
 use crate::codec::KeyCodec;
 use crate::metrics::RECORDS;
 use crate::model::{Key, Name, Offset, TableId, TaskId, Time, Value};
-use crate::runtime::feed::{FEED_EVENTS_MAX, Feed};
+use crate::runtime::changes::{FEED_EVENTS_MAX, Feed};
 use crate::runtime::queries::{
     Answer, Answered, Health, InputStatus, KeyRange, KeyedRow, Location, Page, Row, TableInfo, TaskPhase, TaskStatus, Unanswered, WindowRow,
 };

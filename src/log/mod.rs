@@ -138,6 +138,8 @@ pub struct Outgoing<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub time: Time,
+    /// Whether `time` matters to those who read it. Where it does not (changelogs), the log may stamp its own, which is cheaper.
+    pub keep_time: bool,
     pub headers: &'a Headers,
 }
 

@@ -90,7 +90,7 @@ impl OutputWriter {
         }
         let bytes = value.as_ref().map(|_| self.value.as_slice());
         let partition = partition_of(route.as_deref().unwrap_or(&self.key), self.partitions);
-        let outgoing = Outgoing { topic: self.topic, partition, key: Some(&self.key), value: bytes, time: change.time, headers: &extra };
+        let outgoing = Outgoing { topic: self.topic, partition, key: Some(&self.key), value: bytes, time: change.time, keep_time: true, headers: &extra };
         producer.send(outgoing).map_err(WriteError::Log)?;
         if let Some(tell) = tell {
             tell.push(CommittedOutput {
@@ -119,6 +119,7 @@ impl OutputWriter {
             key: Some(&self.key),
             value: stale.raw.as_deref(),
             time: stale.record.time,
+            keep_time: true,
             headers: &stale.record.headers,
         });
         sent.map_err(WriteError::Log)?;
@@ -239,6 +240,7 @@ pub fn write_dead_letter(
         key: letter.key.as_deref(),
         value: letter.value.as_deref(),
         time: letter.time,
+        keep_time: true,
         headers: &Headers::new(headers),
     })
 }

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 
 use crate::codec::KeyCodec;
 use crate::model::{Key, Name, Offset, TableId, TaskId, Time, Value};
-use crate::runtime::feed::Feed;
+use crate::runtime::changes::Feed;
 
 /// An answer to come. It is dropped where nobody waits any longer.
 pub type Answered<T> = BoxFuture<'static, Result<T, Unanswered>>;

@@ -62,12 +62,15 @@ impl From<LogError> for StartError {
     }
 }
 
+/// Makes the storage of task state once it is known what runs: given the app, the ids of its topics and the number of tasks.
+pub type MakeStorage<'a> = &'a dyn Fn(&Name, &BTreeMap<Name, String>, usize) -> Arc<dyn StateStorage>;
+
 /// The parts an app is made of.
-pub struct Parts {
+pub struct Parts<'a> {
     pub plan: Plan,
     pub settings: Settings,
     pub log: Arc<dyn Log>,
-    pub storage: Arc<dyn StateStorage>,
+    pub storage: MakeStorage<'a>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     pub observers: Vec<Arc<dyn Observer>>,
@@ -77,7 +80,7 @@ pub struct Parts {
 ///
 /// # Errors
 /// Missing topics, different partition counts in one sub-topology, internal topics with wrong settings, no broker.
-pub fn prepare(parts: Parts) -> Result<App, StartError> {
+pub fn prepare(parts: Parts<'_>) -> Result<App, StartError> {
     let admin = parts.log.admin()?;
     let inputs = describe_inputs(&parts.plan, admin.as_ref())?;
     let partitions = check_partitions(&parts.plan, &inputs)?;
@@ -90,7 +93,8 @@ pub fn prepare(parts: Parts) -> Result<App, StartError> {
         topic_ids.insert(topic.name, topic.id);
     }
     info!(app = %parts.plan.topology.app, subtopologies = parts.plan.subtopologies.len(), tasks = tasks.len(), "checked the cluster");
-    let Parts { plan, settings, log, storage, clock, metrics, observers } = parts;
+    let storage = (parts.storage)(&parts.plan.topology.app, &topic_ids, tasks.len());
+    let Parts { plan, settings, log, clock, metrics, observers, .. } = parts;
     Ok(App { plan, tasks, partitions, topic_ids, settings, log, storage, clock, metrics, observers })
 }
 

@@ -46,11 +46,11 @@ impl MemoryStorage {
     /// Opens the storage as it was flushed last.
     ///
     /// # Errors
-    /// [`StateError::Refused`] while another backend has it open, as a locked folder is.
+    /// [`StateError::Busy`] while another backend has it open, as a locked folder is.
     pub fn open(&self) -> Result<MemoryBackend, StateError> {
         let mut disk = self.lock();
         if disk.is_open {
-            return Err(StateError::Refused { what: "open state in memory".into(), cause: "it is in use".into() });
+            return Err(StateError::Busy { what: "open state in memory".into(), cause: "it is still in use".into() });
         }
         disk.is_open = true;
         drop(disk);

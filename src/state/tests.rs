@@ -1,6 +1,8 @@
 //! The state of a task against a plain map: any order of reads, writes, commits, aborts, crashes, full disks and restores, with
 //! budgets so small that everything is evicted and written back all the time.
 
+mod disk;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ops::ControlFlow;
@@ -24,7 +26,8 @@ trait Disk {
     fn open(&mut self) -> Box<dyn Backend>;
     /// Ends a process that had `state` open: what was not flushed is gone.
     fn crash(&mut self, state: TaskState);
-    fn set_full(&mut self, is_full: bool);
+    /// Returns whether this disk can be full.
+    fn set_full(&mut self, is_full: bool) -> bool;
     fn wipe(&mut self);
 }
 
@@ -37,8 +40,9 @@ impl Disk for MemoryStorage {
         drop(state);
     }
 
-    fn set_full(&mut self, is_full: bool) {
+    fn set_full(&mut self, is_full: bool) -> bool {
         MemoryStorage::set_full(self, is_full);
+        true
     }
 
     fn wipe(&mut self) {
@@ -253,7 +257,9 @@ impl Run<'_> {
                 self.compare();
             }
             Step::FillDisk => {
-                self.disk.set_full(true);
+                if !self.disk.set_full(true) {
+                    return;
+                }
                 let error = self.state().flush().unwrap_err();
                 assert!(matches!(error, StateError::Io { .. }), "{error}");
                 self.compare();
@@ -415,9 +421,17 @@ fn check(disk: &mut dyn Disk, budget: CacheBudget, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn state_over_memory_is_a_map_that_survives_crashes(budget in budget(), steps in proptest::collection::vec(step(), 1..120)) {
         check(&mut MemoryStorage::new(), budget, steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn state_over_rocksdb_is_a_map_that_survives_crashes(budget in budget(), steps in proptest::collection::vec(step(), 1..80)) {
+        check(&mut disk::RocksDisk::new(), budget, steps);
     }
 }

@@ -116,6 +116,7 @@ impl<'a> Checker<'a> {
                 let help = if tables.is_empty() { "there are no tables".to_owned() } else { format!("tables: {}", suggest::list(&tables)) };
                 self.diagnostics.push(codes::WRONG_KIND, name.at, message).help(help);
             }
+            None if self.spec.incomplete => {}
             None => {
                 let help = suggest::did_you_mean(&name.value, self.table_names(), "tables");
                 self.diagnostics.push(codes::UNKNOWN_TABLE, name.at, format!("no table `{}`", name.value)).help_if(help);
@@ -133,6 +134,7 @@ impl<'a> Checker<'a> {
                 let help = format!("sources: {}", suggest::list(&self.source_names()));
                 self.diagnostics.push(codes::WRONG_KIND, name.at, message).help(help);
             }
+            None if self.spec.incomplete => {}
             None => {
                 let help = suggest::did_you_mean(&name.value, self.source_names(), "sources");
                 self.diagnostics.push(codes::UNKNOWN_SOURCE, name.at, format!("no source `{}`", name.value)).help_if(help);
@@ -185,7 +187,7 @@ impl<'a> Checker<'a> {
             let Some(choice) = table.on_stale.as_ref().filter(|choice| choice.value == "emit") else { continue };
             let wanted = format!("{}.stale", table.name.value);
             let is_taken = self.spec.outputs.iter().any(|output| output.from.as_ref().is_some_and(|from| from.value == wanted));
-            if !is_taken {
+            if !is_taken && !self.spec.incomplete {
                 let help = format!("add an output with `from: {wanted}`, or write `on_stale: count`");
                 self.diagnostics.push(codes::STALE_GOES_NOWHERE, choice.at, format!("no output takes `{wanted}`")).help(help);
             }
@@ -243,8 +245,8 @@ impl<'a> Checker<'a> {
                 .tables
                 .iter()
                 .any(|table| table.broken || table.inputs.iter().any(|input| input.source.value == *source.name.value));
-            // Streams come later, and one of them may be what it is for.
-            if !used && self.spec.streams.is_empty() {
+            // What could not be read may be what it is for.
+            if !used && !self.spec.incomplete {
                 let message = format!("no table takes `{}`", source.name.value);
                 self.diagnostics.push(codes::UNUSED_SOURCE, source.name.at, message).help("add it under `from` of a table, or remove it");
             }

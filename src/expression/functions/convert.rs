@@ -170,7 +170,15 @@ mod tests {
     #[test]
     fn reads_decimals_exactly_or_not_at_all() {
         let read = |text: &str| read_decimal(text).map(|number| number.to_string());
-        for (text, expected) in [("9.90", "9.90"), ("-0.5", "-0.5"), ("+3", "3"), ("1.5e3", "1500.0"), ("15e-1", "1.5"), ("1e-28", "0.0000000000000000000000000001"), (".5", "0.5")] {
+        for (text, expected) in [
+            ("9.90", "9.90"),
+            ("-0.5", "-0.5"),
+            ("+3", "3"),
+            ("1.5e3", "1500.0"),
+            ("15e-1", "1.5"),
+            ("1e-28", "0.0000000000000000000000000001"),
+            (".5", "0.5"),
+        ] {
             assert_eq!(read(text).as_deref(), Some(expected), "{text}");
         }
         for text in ["", "-", ".", "1_000", "9,90", "1e", "1e99", "0x10", "NaN", "12345678901234567890123456789012", "1e-40", " 1"] {
@@ -180,7 +188,15 @@ mod tests {
 
     #[test]
     fn shows_doubles_as_they_read_back() {
-        for (number, expected) in [(5.0, "5"), (-0.0045, "-0.0045"), (1e6, "1000000"), (1e30, "1e+30"), (1.5e-9, "1.5e-9"), (f64::INFINITY, "Infinity"), (0.0, "0")] {
+        for (number, expected) in [
+            (5.0, "5"),
+            (-0.0045, "-0.0045"),
+            (1e6, "1000000"),
+            (1e30, "1e+30"),
+            (1.5e-9, "1.5e-9"),
+            (f64::INFINITY, "Infinity"),
+            (0.0, "0"),
+        ] {
             assert_eq!(show_double(number), expected);
         }
     }

@@ -59,7 +59,10 @@ pub(in crate::expression) fn pattern(expression: &str) -> Result<Arc<Regex>, Fai
     built.map(Arc::new).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Failure::new(format!("the pattern needs more than {PATTERN_BYTES_MAX} bytes")),
         // The last line says what is wrong; those before it draw a picture.
-        other => Failure::new(format!("the pattern cannot be read: {}", other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: "))),
+        other => Failure::new(format!(
+            "the pattern cannot be read: {}",
+            other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ")
+        )),
     })
 }
 
@@ -98,7 +101,9 @@ pub(super) fn index_of_from(value: &Value, part: &Value, from: &Value) -> Outcom
 
 pub(super) fn last_index_of(value: &Value, part: &Value) -> Outcome {
     match (value, part) {
-        (Value::String(text), Value::String(part)) => Ok(Value::Int(text.rfind(part.as_str()).map_or(-1, |found| count_before(text, found)))),
+        (Value::String(text), Value::String(part)) => {
+            Ok(Value::Int(text.rfind(part.as_str()).map_or(-1, |found| count_before(text, found))))
+        }
         _ => Err(Failure::overload("lastIndexOf", &[value, part])),
     }
 }

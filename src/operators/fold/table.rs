@@ -891,7 +891,7 @@ impl Table {
         Some(TableChange {
             table: self.id,
             key: key_value,
-            key_bytes: key.clone(),
+            record_key: self.record_key(key),
             window,
             old,
             new,
@@ -907,6 +907,14 @@ impl Table {
         match (spec.window, layout::split_windowed_key(key)) {
             (Some(window), Some((row_key, start))) => (spec.key.from_store_key(&row_key), Some((start, start.plus_ms(window.size_ms)))),
             _ => (spec.key.from_store_key(key), None),
+        }
+    }
+
+    /// The record's key of a store key: without the window.
+    pub fn record_key(&self, key: &Key) -> Key {
+        match (self.merge.spec().window, layout::split_windowed_key(key)) {
+            (Some(_), Some((record_key, _))) => record_key,
+            _ => key.clone(),
         }
     }
 
