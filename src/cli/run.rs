@@ -248,7 +248,7 @@ fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
             certificate: path(&security.certificate),
             key: path(&security.key),
             key_password: security.key_password.as_ref().map(|password| password.expose().to_owned()),
-            allow_insecure: false,
+            allow_insecure: security.allow_insecure,
         },
         group_protocol: match config.kafka.group_protocol {
             Written::Classic => GroupProtocol::Classic,
