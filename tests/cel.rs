@@ -4,6 +4,8 @@
 //! specification's own data is not part of this repository: with `CEL_SPEC` set to a checkout of `google/cel-spec`, the last
 //! test reads its `tests/simple/testdata`, and every case must pass that needs no protobuf.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 #[path = "cel/case.rs"]
 mod case;
 #[path = "cel/own.rs"]

@@ -4,6 +4,8 @@
 //! outside, `World` has a method for it. Kafka's side runs against the brokers in `KAFKA_BROKERS` and says `not run` without
 //! them; with `REQUIRE_KAFKA=1` that is a failure. Nothing waits for a time: every wait is for a state, with a deadline.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! `tests/diagnostics/<code>.yaml` or `<code>.<variant>.yaml`, with `.txt` and `.fixed.yaml`. `UPDATE=1 cargo test --test
 //! diagnostics` writes the texts anew; read the difference before you commit it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

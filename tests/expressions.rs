@@ -1,6 +1,8 @@
 //! Expressions against a naive evaluator: for any tree of arithmetic, comparison, logic and choice, the compiled expression
 //! yields what walking the tree yields, errors included. And no text at all makes the compiler or the program panic.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::sync::Arc;
 
 use millstream::expression::{CompileOptions, Scope, compile, compile_with};

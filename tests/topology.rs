@@ -1,5 +1,7 @@
 //! The examples in `topologies/` and in the manual pass `check`, and what is made of them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::fs;
 use std::path::Path;
 

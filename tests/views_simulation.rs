@@ -4,6 +4,8 @@
 //!
 //! `MILLSTREAM_VIEW_SEEDS=1000` runs so many seeds, `MILLSTREAM_VIEW_SEED=7` that one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 mod view_world;
 
 use std::collections::{BTreeMap, VecDeque};

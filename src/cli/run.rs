@@ -11,13 +11,17 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::cli::{Command, Exit, Io, load, one_topology};
+use crate::config::env::Environment;
 use crate::config::render::render;
 use crate::config::worker::{Guarantee, LogFormat, OnLag, Sources, WorkerConfig, load as load_config, show};
+use crate::http::{HttpLimits, HttpOptions, Server};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::metrics::{self, Metrics};
 use crate::model::{Name, SystemClock};
+use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
 use crate::runtime::feed::ViewFeed;
+use crate::runtime::peers::{Me, PeerThread, Peers, refuse_rival};
 use crate::runtime::rows::TaskRows;
 use crate::runtime::settings::{Guarantee as RunGuarantee, Settings};
 use crate::runtime::start::{App, Parts, StartError, prepare};
@@ -70,6 +74,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 /// Past it the outcome of a script counts as unknown, and the same piece is sent again.
 const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long requests that are being answered may still take at the end.
+const HTTP_GRACE: Duration = Duration::from_secs(1);
 /// How often `--until-drained` asks for the lag.
 const DRAINED_CHECK: Duration = Duration::from_millis(200);
 
@@ -172,11 +178,29 @@ fn serve(
     if let Some(views) = &views {
         app.observers.push(Arc::new(ViewFeed::new(views.clone(), app.topic_ids.clone())));
     }
+    let me = Me {
+        app: app.plan.topology.app.clone(),
+        worker: config.worker.id.clone(),
+        host: Environment::of_process().host_name.unwrap_or_default(),
+        process: std::process::id(),
+        life: format!("{:x}-{}", app.clock.now().0, std::process::id()),
+    };
+    refuse_rival(log.as_ref(), &me, &SystemClock)?;
+    let peers = Arc::new(Peers::default());
+    let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));
+    app.observers.push(Arc::new(ChangeFeed::of(&answers)));
+    let server = start_http(config, runtime, answers, &metrics)?;
+    let endpoint = config.http.advertise.clone().unwrap_or_else(|| server.address().to_string());
+    info!(address = %server.address(), "answering over HTTP");
     let app = Arc::new(app);
+    let tasks = Arc::new(crew.handle());
     let worker = crew.start(app.clone()).map_err(|fault| fault.to_string())?;
+    let peer_thread = PeerThread::start(log, me, endpoint, tasks, peers, app.clock.clone()).map_err(|error| error.to_string())?;
     let failed = wait(&worker, runtime, stop, until_drained);
     info!("stopping");
+    runtime.block_on(server.stop(HTTP_GRACE));
     let stopped = worker.stop();
+    peer_thread.stop();
     if let Some(views) = views
         && !views.shutdown(config.worker.shutdown_timeout / 3)
     {
@@ -187,6 +211,19 @@ fn serve(
         (Some(why), Ok(())) => Err(why),
         (None, Ok(())) => Ok(metrics),
     }
+}
+
+fn start_http(
+    config: &WorkerConfig,
+    runtime: &tokio::runtime::Runtime,
+    answers: Arc<WorkerAnswers>,
+    metrics: &Arc<Metrics>,
+) -> Result<Server, String> {
+    let options = HttpOptions { listen: config.http.listen, tokens: config.http.tokens.clone(), limits: HttpLimits::default() };
+    let started = runtime.block_on(Server::start(options, answers, metrics.clone()));
+    started.map_err(|error| {
+        format!("cannot listen on {} (`http.listen`): {error}; choose another port, or 0 for a free one", config.http.listen)
+    })
 }
 
 fn prepare_app(

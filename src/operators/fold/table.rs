@@ -200,9 +200,9 @@ impl Table {
         self.progress.stream_time = self.progress.stream_time.max(record.time);
         let version = Version { order, time: record.time, offset: record.offset };
         let kept = if self.merge.spec().window.is_some() {
-            self.into_window(input, record, message, &version, &operands, context)?
+            self.fold_window(input, record, message, &version, &operands, context)?
         } else {
-            self.into_row(input, record, message, &version, &operands, context)?
+            self.fold_row(input, record, message, &version, &operands, context)?
         };
         if kept
             && let Some((store, key)) = identity
@@ -238,7 +238,7 @@ impl Table {
     }
 
     /// Returns whether the record was kept (applied or buffered).
-    fn into_row(
+    fn fold_row(
         &mut self,
         input: usize,
         record: &Record,
@@ -434,7 +434,7 @@ impl Table {
 
     // Windows ------------------------------------------------------------------------------------------------------
 
-    fn into_window(
+    fn fold_window(
         &mut self,
         input: usize,
         record: &Record,
