@@ -244,7 +244,11 @@ impl World {
             if round > 25 && owners.iter().all(is_level) {
                 break;
             }
-            assert!(round < 60, "does not settle: {:?}", owners.iter().flat_map(|w| w.lanes.iter().map(Lane::view_status)).collect::<Vec<_>>());
+            assert!(
+                round < 60,
+                "does not settle: {:?}",
+                owners.iter().flat_map(|w| w.lanes.iter().map(Lane::view_status)).collect::<Vec<_>>()
+            );
         }
         self.owners = owners;
     }

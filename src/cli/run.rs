@@ -42,9 +42,25 @@ pub const COMMAND: Command = Command {
     arguments: |clap| {
         clap.arg(one_topology())
             .arg(Arg::new("config").long("config").value_name("FILE").help("The worker file"))
-            .arg(Arg::new("set").long("set").value_name("NAME=VALUE").help("One setting, such as kafka.brokers=127.0.0.1:9092").action(ArgAction::Append))
-            .arg(Arg::new("print-config").long("print-config").help("Print the settings as they hold, secrets masked, and exit").action(ArgAction::SetTrue))
-            .arg(Arg::new("until-drained").long("until-drained").help("Exit 0 when no input has anything left, with a line of counts on stdout").action(ArgAction::SetTrue))
+            .arg(
+                Arg::new("set")
+                    .long("set")
+                    .value_name("NAME=VALUE")
+                    .help("One setting, such as kafka.brokers=127.0.0.1:9092")
+                    .action(ArgAction::Append),
+            )
+            .arg(
+                Arg::new("print-config")
+                    .long("print-config")
+                    .help("Print the settings as they hold, secrets masked, and exit")
+                    .action(ArgAction::SetTrue),
+            )
+            .arg(
+                Arg::new("until-drained")
+                    .long("until-drained")
+                    .help("Exit 0 when no input has anything left, with a line of counts on stdout")
+                    .action(ArgAction::SetTrue),
+            )
     },
     run,
 };
@@ -101,7 +117,8 @@ fn configure(matches: &ArgMatches, io: &mut Io<'_>) -> Result<(WorkerConfig, Str
         Some(path) => Some((path.as_str(), super::read(path, io)?)),
     };
     let set: Vec<String> = matches.get_many::<String>("set").into_iter().flatten().cloned().collect();
-    let loaded = load_config(Sources { file: file.as_ref().map(|(name, text)| (*name, text.as_str())), set: &set, environment: &io.environment });
+    let loaded =
+        load_config(Sources { file: file.as_ref().map(|(name, text)| (*name, text.as_str())), set: &set, environment: &io.environment });
     for problems in &loaded.problems {
         let text = render(problems, io.look());
         let _ = io.err.write_all(text.as_bytes());
@@ -139,7 +156,13 @@ fn stop_signal() -> watch::Receiver<bool> {
 }
 
 /// Runs until told to stop. The error is for the person who started it.
-fn serve(plan: Plan, config: &WorkerConfig, runtime: &tokio::runtime::Runtime, stop: watch::Receiver<bool>, until_drained: bool) -> Result<Arc<Metrics>, String> {
+fn serve(
+    plan: Plan,
+    config: &WorkerConfig,
+    runtime: &tokio::runtime::Runtime,
+    stop: watch::Receiver<bool>,
+    until_drained: bool,
+) -> Result<Arc<Metrics>, String> {
     let log: Arc<dyn Log> = Arc::new(KafkaLog::new(kafka_settings(config)).map_err(|error| error.to_string())?);
     let metrics = Metrics::new();
     let Some(mut app) = prepare_app(plan, config, &log, &metrics, &stop)? else { return Ok(metrics) };
@@ -202,7 +225,13 @@ fn prepare_app(
     Ok(None)
 }
 
-fn disk(config: &WorkerConfig, app: &Name, topic_ids: &BTreeMap<Name, String>, tasks: usize, shared: &RocksShared) -> Arc<dyn StateStorage> {
+fn disk(
+    config: &WorkerConfig,
+    app: &Name,
+    topic_ids: &BTreeMap<Name, String>,
+    tasks: usize,
+    shared: &RocksShared,
+) -> Arc<dyn StateStorage> {
     let row_cache = config.memory.row_cache as usize / tasks.max(1);
     let budget = CacheBudget { cache_bytes: row_cache, dirty_bytes: row_cache / 2, ..CacheBudget::default() };
     let state_dir: PathBuf = config.worker.state_dir.clone();
@@ -248,7 +277,7 @@ fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
             certificate: path(&security.certificate),
             key: path(&security.key),
             key_password: security.key_password.as_ref().map(|password| password.expose().to_owned()),
-            allow_insecure: false,
+            allow_insecure: security.allow_insecure,
         },
         group_protocol: match config.kafka.group_protocol {
             Written::Classic => GroupProtocol::Classic,
@@ -290,7 +319,8 @@ fn start_views(
 /// Waits for a signal, for a thread that ended by itself, or until all is drained. Returns why it must not go on.
 fn wait(worker: &Worker, runtime: &tokio::runtime::Runtime, mut stop: watch::Receiver<bool>, until_drained: bool) -> Option<String> {
     let handle = worker.handle();
-    let is_over = || handle.states().iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why.clone()) } else { None });
+    let is_over =
+        || handle.states().iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why.clone()) } else { None });
     let mut drained_before = false;
     loop {
         let told = runtime.block_on(async { tokio::time::timeout(DRAINED_CHECK, stop.wait_for(|told| *told)).await.is_ok() });

@@ -50,7 +50,14 @@ const TOMBSTONES_SAFE_MS: i64 = 12 * 60 * 60 * 1000;
 
 impl TaskRows {
     pub fn new(app: &App, ask: Arc<dyn Ask>, is_inline: bool) -> TaskRows {
-        TaskRows { plan: Arc::new(app.plan.clone()), partitions: app.partitions.clone(), log: app.log.clone(), clock: app.clock.clone(), ask, is_inline }
+        TaskRows {
+            plan: Arc::new(app.plan.clone()),
+            partitions: app.partitions.clone(),
+            log: app.log.clone(),
+            clock: app.clock.clone(),
+            ask,
+            is_inline,
+        }
     }
 
     /// The task of a table's partition.
@@ -183,7 +190,9 @@ impl RowSource for TaskRows {
     fn changed_keys(&self, table: TableId, partition: i32, from: Offset, to: Offset, limit: usize) -> Asked<Option<Vec<Key>>> {
         let Some(changelog) = self.changelog(table) else { return futures::future::ready(Ok(None)).boxed() };
         let now = self.clock.now();
-        self.of_cluster(move |log| read_keys(log, &changelog, partition, (from, to), limit, now).map_err(|error| NoRows::Later(error.to_string())))
+        self.of_cluster(move |log| {
+            read_keys(log, &changelog, partition, (from, to), limit, now).map_err(|error| NoRows::Later(error.to_string()))
+        })
     }
 
     fn rows(&self, table: TableId, partition: i32, keys: Vec<Key>) -> Asked<Rows> {
@@ -214,7 +223,14 @@ impl RowSource for TaskRows {
 }
 
 /// Row keys that the changelog names between two offsets.
-fn read_keys(log: &dyn Log, changelog: &Name, partition: i32, (from, to): (Offset, Offset), limit: usize, now: Time) -> Result<Option<Vec<Key>>, crate::log::LogError> {
+fn read_keys(
+    log: &dyn Log,
+    changelog: &Name,
+    partition: i32,
+    (from, to): (Offset, Offset),
+    limit: usize,
+    now: Time,
+) -> Result<Option<Vec<Key>>, crate::log::LogError> {
     let mut reader = log.reader()?;
     let (start, _) = reader.bounds(changelog, partition, READ_TIMEOUT)?;
     if start > from {

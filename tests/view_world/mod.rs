@@ -167,7 +167,15 @@ impl Tables {
 
 fn row_change(key: &str, start: Option<i64>, old: Option<Value>, new: Option<Value>, time: i64) -> RowChange {
     let window = start.map(|start| (Time(start), Time(start + 60_000)));
-    RowChange { key: Value::string(key), key_bytes: Key::from_slice(key.as_bytes()), window, old, new, time: Time(time), headers: Headers::default() }
+    RowChange {
+        key: Value::string(key),
+        key_bytes: Key::from_slice(key.as_bytes()),
+        window,
+        old,
+        new,
+        time: Time(time),
+        headers: Headers::default(),
+    }
 }
 
 fn store_key(row: &RowChange) -> Key {
@@ -367,7 +375,8 @@ pub fn expected(partitions: &[Partition]) -> BTreeMap<String, Held> {
         let quoted = |text: &Option<String>| text.as_ref().map_or("null".to_owned(), |text| format!("\"{text}\""));
         let price = product.price.map(decimal);
         let mut all = BTreeMap::new();
-        let mut put = |name: &str, value: &Option<String>| _ = value.as_ref().map(|value| all.insert(bytes(name.to_owned()), bytes(value.clone())));
+        let mut put =
+            |name: &str, value: &Option<String>| _ = value.as_ref().map(|value| all.insert(bytes(name.to_owned()), bytes(value.clone())));
         put("name", &product.name);
         put("category", &product.category);
         put("price", &price);
