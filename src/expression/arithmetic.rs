@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rust_decimal::Decimal;
 use smol_str::SmolStr;
 
-use crate::expression::collect::ELEMENTS_MAX;
+use crate::expression::collect::{ELEMENTS_MAX, too_large};
 use crate::expression::parse::BinaryOperator;
 use crate::expression::problem::{Failure, Outcome};
 use crate::model::{Span, Timestamp, Value};
@@ -115,7 +115,7 @@ fn add(left: &Value, right: &Value) -> Outcome {
                 return Ok(Value::List(if a.is_empty() { b.clone() } else { a.clone() }));
             }
             if a.len() + b.len() > ELEMENTS_MAX {
-                return Err(Failure::new(format!("the expression makes a list or map of more than {ELEMENTS_MAX} elements")));
+                return Err(too_large());
             }
             let list: Arc<[Value]> = a.iter().chain(b.iter()).cloned().collect();
             Ok(Value::List(list))

@@ -184,6 +184,11 @@ fn null_is_a_problem_where_a_value_is_needed() {
     refused("event.category != null || event.category.size() > 0", "event.category");
     refused("unix_ms(time) > 0 && event.category.size() > 0", "event.category");
     refused("[1].map(x, event.category.size())", "event.category");
+    refused("(event.category != null || event.quantity > 0) && event.category.size() > 0", "event.category");
+    refused("event.category == null && event.quantity > 0 || event.category.size() > 0", "event.category");
+    refused("!(event.category != null && event.quantity > 0) && event.category.size() > 0", "event.category");
+    refused("event.category != null && event.quantity > 0 ? 0 : event.category.size()", "event.category");
+    refused("[[1]].map(event, event[0]).size() > 0 && event.category.size() > 0", "event.category");
     for source in [
         "event.category == null || event.category.size() > 0",
         "event.category != null && event.category.size() > 0",
@@ -196,6 +201,7 @@ fn null_is_a_problem_where_a_value_is_needed() {
         "has(event.address.zip) && event.address.zip.size() > 0 && event.address.city.size() > 0",
         "event.address != null && event.address.city.size() > 0",
         "event.category == \"a\" || event.category != null",
+        "event[\"category\"] != null && event.category.size() > 0",
         "coalesce(event.category, \"\").size() > 0",
         "event.?category.orValue(\"\").size() > 0",
         "[event.category].filter(c, c != null).size() == 0",
@@ -322,10 +328,15 @@ fn results_and_steps_have_limits() {
 #[test]
 fn objects_of_an_equal_or_another_shape_are_read_by_name() {
     let program = compile("event.quantity + 1", &scope()).unwrap();
-    let other = shape(&[("quantity", Type::Int), ("name", Type::String)]);
+    // As many fields in another order, so that a slot of the declared shape is another field.
+    let mut fields: Vec<(&str, Type)> = vec![("a", Type::Int); 9];
+    fields.insert(0, ("quantity", Type::Int));
+    let other = shape(&fields);
+    let mut slots = vec![Value::Int(99); 9];
+    slots.insert(0, Value::Int(5));
     let given = |value: &Value| program.evaluate(&[value, &Value::Null, &Value::Null]).map_err(|error| error.message);
     assert_eq!(given(&event()), Ok(Value::Int(4)));
-    assert_eq!(given(&Value::Object(Object { shape: other, slots: [Value::Int(5), Value::Null].into() })), Ok(Value::Int(6)));
+    assert_eq!(given(&Value::Object(Object { shape: other, slots: slots.into() })), Ok(Value::Int(6)));
     let map = BTreeMap::from([(MapKey::String("quantity".into()), Value::Int(6))]);
     assert_eq!(given(&Value::Map(Arc::new(map))), Ok(Value::Int(7)));
     assert_eq!(given(&Value::Map(Arc::default())), Err("no such key: `quantity`".to_owned()));
