@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::config::suggest::did_you_mean;
 use crate::expression::compare::Budget;
 use crate::expression::node::{FieldSlot, Frame, Node};
 use crate::expression::parse::{Ast, Kind};
-use crate::expression::problem::{Problems, suggest};
+use crate::expression::problem::Problems;
 use crate::expression::resolve::{entries, function_names};
-use crate::expression::types::{Items, describe, free, is_open, items, join, join_or_any, settle, type_named};
+use crate::expression::types::{Items, comparable, describe, free, is_open, items, join, join_or_any, settle, type_named};
 use crate::expression::{CompileOptions, ExpressionProblem, ExpressionProblemKind, Scope};
 use crate::model::{Type, Value};
 
@@ -128,7 +129,7 @@ impl<'s> Checker<'s> {
             known.extend(self.scope.variables.iter().map(|(name, _)| name.as_str()));
             match self.field_of_a_variable(bare) {
                 Some(path) => Some(format!("did you mean `{path}`? a text is written `\"{bare}\"`")),
-                None => suggest(bare, &known, "known here").or_else(|| Some(format!("a text is written `\"{bare}\"`"))),
+                None => did_you_mean(bare, known, "known here").or_else(|| Some(format!("a text is written `\"{bare}\"`"))),
             }
         };
         self.problem(ExpressionProblemKind::UnknownName, &tree.at, format!("no variable `{bare}`"), help);
@@ -222,7 +223,7 @@ impl<'s> Checker<'s> {
                 Some(slot) => shape.fields[slot].ty.clone(),
                 None => {
                     let known: Vec<&str> = shape.fields.iter().map(|field| field.name.as_str()).collect();
-                    let help = suggest(field, &known, "fields");
+                    let help = did_you_mean(field, known, "fields");
                     self.problem(
                         ExpressionProblemKind::UnknownField,
                         field_at,
@@ -288,7 +289,7 @@ impl<'s> Checker<'s> {
                 (**of).clone()
             }
             Type::Map(key, value) => {
-                if !crate::expression::types::comparable(key, index_ty) {
+                if !comparable(key, index_ty) {
                     self.type_problem(&index.at, format!("the keys of this map are {}, not {}", describe(key), describe(index_ty)), None);
                 }
                 (**value).clone()

@@ -58,7 +58,10 @@ impl Restore {
             let stored = state.offsets().changelog(store);
             if let Some(stored) = stored {
                 if stored > end {
-                    let what = format!("task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records", plan.name);
+                    let what = format!(
+                        "task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records",
+                        plan.name
+                    );
                     return Err(Fault::new(Reaction::RebuildTask(id), what));
                 }
             }

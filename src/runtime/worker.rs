@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::model::TaskId;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::rows::Ask;
 use crate::runtime::start::App;
 use crate::runtime::thread::StreamThread;
 
@@ -67,26 +68,42 @@ pub enum Refused {
     Busy,
 }
 
-impl Worker {
-    /// Starts `count` stream threads. They join the group by themselves, with back-off while there is no broker.
+/// Threads that are not started yet, so that what asks them can be made before what they run.
+pub struct Crew {
+    handle: WorkerHandle,
+    receivers: Vec<Receiver<Question>>,
+}
+
+impl Crew {
+    /// A crew of `count` stream threads.
+    pub fn new(count: usize) -> Crew {
+        let (questions, receivers) = (0..count).map(|_| sync_channel(QUESTIONS_MAX)).unzip();
+        let states = Arc::new(Mutex::new(vec![ThreadState::Starting { problem: None }; count]));
+        Crew { handle: WorkerHandle { questions, owners: Owners::default(), states }, receivers }
+    }
+
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    /// Starts the threads. They join the group by themselves, with back-off while there is no broker.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(app: Arc<App>, count: usize) -> Result<Worker, Fault> {
+    pub fn start(self, app: Arc<App>) -> Result<Worker, Fault> {
         let stop = Arc::new(AtomicBool::new(false));
-        let owners: Owners = Arc::default();
-        let states = Arc::new(Mutex::new(vec![ThreadState::Starting { problem: None }; count]));
-        let (mut questions, mut threads) = (Vec::new(), Vec::new());
-        for number in 0..count {
-            let (sender, receiver) = sync_channel(QUESTIONS_MAX);
-            questions.push(sender);
-            let life = Life { app: app.clone(), number, stop: stop.clone(), owners: owners.clone(), states: states.clone(), questions: receiver };
+        let mut threads = Vec::new();
+        for (number, questions) in self.receivers.into_iter().enumerate() {
+            let (owners, states) = (self.handle.owners.clone(), self.handle.states.clone());
+            let life = Life { app: app.clone(), number, stop: stop.clone(), owners, states, questions };
             let spawned = Builder::new().name(format!("stream-{number}")).spawn(move || life.run());
             threads.push(spawned.map_err(|error| Fault::new(Reaction::Stop, format!("cannot start a stream thread: {error}")))?);
         }
-        Ok(Worker { app, stop, threads, handle: WorkerHandle { questions, owners, states } })
+        Ok(Worker { app, stop, threads, handle: self.handle })
     }
+}
 
+impl Worker {
     pub fn handle(&self) -> WorkerHandle {
         self.handle.clone()
     }
@@ -117,13 +134,14 @@ impl Worker {
     }
 }
 
-impl WorkerHandle {
-    /// Puts a question to the thread that has a task.
-    pub fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
+impl Ask for WorkerHandle {
+    fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
         let owner = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied();
         self.ask_thread(owner.ok_or(Refused::NotHere)?, question)
     }
+}
 
+impl WorkerHandle {
     /// Puts a question to a thread by number.
     pub fn ask_thread(&self, thread: usize, question: Question) -> Result<(), Refused> {
         let sender = self.questions.get(thread).ok_or(Refused::NotHere)?;

@@ -57,8 +57,7 @@ impl Directory {
     /// Opens the folder of a task, made if it is not there, and locks it.
     ///
     /// # Errors
-    /// [`StateError::Refused`] if it is locked, unsafe, of another app or task, or of a newer format; [`StateError::Corrupt`] if its header
-    /// is damaged: [`Directory::open_wiped`]; [`StateError::Io`].
+    /// [`StateError::Busy`] if it is locked; [`StateError::Refused`] if it is unsafe, of another app or task, or of a newer format; [`StateError::Corrupt`] if its header is damaged: [`Directory::open_wiped`]; [`StateError::Io`].
     pub fn open(state_dir: &Path, app: &Name, task: TaskId) -> Result<Directory, StateError> {
         let (path, lock) = enter(state_dir, app, task)?;
         let own = Header { format: FORMAT, app: app.to_string(), task: task.to_string(), topics: BTreeMap::new() };
@@ -89,7 +88,7 @@ impl Directory {
     /// Opens the folder of a task after throwing away all that it holds, whatever that is.
     ///
     /// # Errors
-    /// [`StateError::Refused`] if it is locked or unsafe, [`StateError::Io`].
+    /// [`StateError::Busy`] if it is locked; [`StateError::Refused`] if it is unsafe; [`StateError::Io`].
     pub fn open_wiped(state_dir: &Path, app: &Name, task: TaskId, reason: &str) -> Result<Directory, StateError> {
         let (path, lock) = enter(state_dir, app, task)?;
         let header = Header { format: FORMAT, app: app.to_string(), task: task.to_string(), topics: BTreeMap::new() };
@@ -205,8 +204,11 @@ fn lock(path: &Path) -> Result<File, StateError> {
             let mut holder = String::new();
             // Its pid is a help for a person, no more.
             let _ = (&mut file).take(32).read_to_string(&mut holder);
-            let holder = if holder.is_empty() { "another process".to_owned() } else { format!("process {}", holder.trim()) };
-            let cause = format!("{holder} has it open, stop that one or set another `state_dir`");
+            let cause = match holder.trim() {
+                "" => "another process has it open, stop that one or set another `state_dir`".to_owned(),
+                own if own == std::process::id().to_string() => "this process has it open, another thread is closing it".to_owned(),
+                other => format!("process {other} has it open, stop that one or set another `state_dir`"),
+            };
             return Err(StateError::Busy { what: format!("lock state folder {}", path.display()), cause });
         }
         Err(error) => return Err(failed(error)),

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::config::suggest::nearest;
 use crate::expression::ExpressionProblemKind;
 use crate::expression::check::{Checker, Typed, may_be_null_help};
 use crate::expression::compare::Budget;
-use crate::expression::functions::{Flavour, pattern};
+use crate::expression::functions::{Flavour, GREATEST, LEAST, pattern, type_of};
 use crate::expression::node::{Frame, Node, Run};
 use crate::expression::parse::{Ast, Kind};
-use crate::expression::problem::{nearest, suggest};
 use crate::expression::resolve::{Entry, Mismatch, Signature, entries, resolve};
-use crate::expression::types::{describe, is_number, is_open, join_or_any};
+use crate::expression::types::{describe, free, is_number, is_open, join_or_any};
 use crate::model::{Type, Value};
 
 impl Checker<'_> {
@@ -154,7 +154,7 @@ impl Checker<'_> {
                     Some(full) => Some(format!("did you mean `{full}(…)`?")),
                     None => match foreign_name(name).or_else(|| nearest(name, known.iter().copied())) {
                         Some(near) => Some(format!("did you mean `{near}`?")),
-                        None => suggest(name, &known, "functions"),
+                        None => Some("`millstream describe` lists the functions".to_owned()),
                     },
                 }
             }
@@ -228,7 +228,7 @@ impl Checker<'_> {
             ("dyn", [value]) => Typed { node: self.check(value).node, ty: Type::Any },
             ("type", [value]) => {
                 let typed = self.check(value);
-                let run = Run::One(crate::expression::functions::type_of);
+                let run = Run::One(type_of);
                 self.folded(Node::Call { function: "type", run, arguments: [typed.node].into() }, Type::Type)
             }
             ("has", [field]) => self.has(field),
@@ -262,7 +262,7 @@ impl Checker<'_> {
 
     fn extreme(&mut self, greatest: bool, arguments: &[Ast]) -> Typed {
         let typed: Vec<Typed> = arguments.iter().map(|argument| self.check(argument)).collect();
-        let mut all = crate::expression::types::free();
+        let mut all = free();
         for (typed, tree) in typed.iter().zip(arguments) {
             self.refuse_null(&typed.ty, tree);
             let ty = match typed.ty.strip_nullable() {
@@ -274,11 +274,7 @@ impl Checker<'_> {
             }
             all = join_or_any(&all, ty);
         }
-        let (function, run) = if greatest {
-            ("math.greatest", crate::expression::functions::GREATEST)
-        } else {
-            ("math.least", crate::expression::functions::LEAST)
-        };
+        let (function, run) = if greatest { ("math.greatest", GREATEST) } else { ("math.least", LEAST) };
         let arguments: Vec<Node> = typed.into_iter().map(|typed| typed.node).collect();
         self.folded(Node::Call { function, run, arguments: arguments.into() }, all)
     }
@@ -290,7 +286,7 @@ fn foreign_name(name: &str) -> Option<&'static str> {
         "length" | "len" | "count" => "size",
         "lower" | "toLowerCase" | "lowercase" => "lowerAscii",
         "upper" | "toUpperCase" | "uppercase" => "upperAscii",
-        "concat" => "+",
+        "concat" => "join",
         "substr" => "substring",
         "if" | "iif" | "when" => "cond",
         "ifnull" | "nvl" | "isnull" => "coalesce",
