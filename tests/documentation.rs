@@ -3,6 +3,8 @@
 //! A list is written by hand once, in the code. A complete example, a `yaml` block that begins with `version:`, is a file
 //! that passes `check` without a warning.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::fs;
 use std::path::Path;
 

@@ -33,7 +33,14 @@ pub const COMMAND: Command = Command {
         clap.arg(one_topology())
             .arg(Arg::new("folder").value_name("FOLDER").help("<state_dir>/<app>/<task>").required(true))
             .arg(Arg::new("table").long("table").value_name("NAME").help("Print the rows of this table"))
-            .arg(Arg::new("limit").long("limit").value_name("ROWS").help("At most so many rows").default_value("100").value_parser(value_parser!(usize)))
+            .arg(
+                Arg::new("limit")
+                    .long("limit")
+                    .value_name("ROWS")
+                    .help("At most so many rows")
+                    .default_value("100")
+                    .value_parser(value_parser!(usize)),
+            )
     },
     run,
 };
@@ -94,7 +101,8 @@ impl<'p> Opened<'p> {
         }
         let number = header.task.split('_').next().and_then(|number| number.parse::<usize>().ok());
         let subtopology = number.and_then(|number| plan.subtopologies.get(number));
-        let subtopology = subtopology.ok_or_else(|| format!("the topology has no task `{}`: it is not the one that wrote this state", header.task))?;
+        let subtopology =
+            subtopology.ok_or_else(|| format!("the topology has no task `{}`: it is not the one that wrote this state", header.task))?;
         let shared = RocksShared::new(RocksMemory { block_cache: BLOCK_CACHE_BYTES, ..RocksMemory::default() });
         let backend = RocksBackend::open_read_only(&database, &shared).map_err(text)?;
         let state = TaskState::open(Box::new(backend), store_specs(plan, subtopology), CacheBudget::default()).map_err(text)?;
@@ -116,7 +124,8 @@ impl<'p> Opened<'p> {
                 changelogs.insert(store.name.to_string(), offset.0.into());
             }
         }
-        let inputs: Map<String, Json> = self.state.offsets().inputs.iter().map(|(topic, offset)| (topic.to_string(), offset.0.into())).collect();
+        let inputs: Map<String, Json> =
+            self.state.offsets().inputs.iter().map(|(topic, offset)| (topic.to_string(), offset.0.into())).collect();
         Ok(json!({
             "app": self.header.app,
             "task": self.header.task,

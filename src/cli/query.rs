@@ -72,7 +72,8 @@ impl Asking {
         let token = match matches.get_one::<String>("token") {
             None => None,
             Some(token) => {
-                let resolved = resolve(token, &io.environment).map_err(|unresolved| format!("--token: {}; {}", unresolved.message, unresolved.help))?;
+                let resolved = resolve(token, &io.environment)
+                    .map_err(|unresolved| format!("--token: {}; {}", unresolved.message, unresolved.help))?;
                 if !resolved.has_references {
                     return Err("--token: command lines are seen by others; write ${env:NAME} or ${file:/path}".to_owned());
                 }
@@ -113,7 +114,8 @@ impl Asking {
         while left > 0 {
             let path = format!("{}?{}limit={left}{cursor}", self.table, parameters(matches, &["from", "to", "prefix"]));
             let body = ask(&self.server, &path, self.token.as_ref()).await?.good()?;
-            let page: Page<'_> = serde_json::from_slice(&body).map_err(|error| format!("{} did not answer as a worker does: {error}", self.server))?;
+            let page: Page<'_> =
+                serde_json::from_slice(&body).map_err(|error| format!("{} did not answer as a worker does: {error}", self.server))?;
             for row in &page.rows {
                 io.data(format!("{}\n", row.get()));
             }

@@ -31,7 +31,9 @@ pub struct Answer {
 /// For the person who asked: the worker cannot be reached, or did not answer.
 pub async fn ask(server: &str, path: &str, token: Option<&Secret>) -> Result<Answer, String> {
     let uri: Option<Uri> = format!("{server}{path}").parse().ok();
-    let uri = uri.filter(|uri| uri.scheme_str() == Some("http")).ok_or_else(|| format!("{server} is not the address of a worker: write host:port"))?;
+    let uri = uri
+        .filter(|uri| uri.scheme_str() == Some("http"))
+        .ok_or_else(|| format!("{server} is not the address of a worker: write host:port"))?;
     let mut request = Request::get(uri);
     if let Some(token) = token {
         request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
@@ -104,7 +106,9 @@ mod tests {
 
     #[test]
     fn keys_are_encoded_for_a_path() {
-        for (text, expected) in [("p1", "p1"), ("a/b c", "a%2Fb%20c"), ("é", "%C3%A9"), ("changes", "%63hanges"), ("..", "%2E."), ("a?b=1&c", "a%3Fb%3D1%26c")] {
+        for (text, expected) in
+            [("p1", "p1"), ("a/b c", "a%2Fb%20c"), ("é", "%C3%A9"), ("changes", "%63hanges"), ("..", "%2E."), ("a?b=1&c", "a%3Fb%3D1%26c")]
+        {
             assert_eq!(encoded(text), expected);
         }
     }

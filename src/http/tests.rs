@@ -411,7 +411,7 @@ impl Listener {
         }
     }
 
-    async fn to_the_end(mut self) -> String {
+    async fn read_to_end(mut self) -> String {
         let mut rest = String::new();
         self.stream.read_to_string(&mut rest).await.unwrap();
         self.text + &rest
@@ -429,7 +429,7 @@ async fn changes_are_told_as_they_are_committed() {
     listener.until("id: 5-4\nevent: change\ndata: {\"n\":3}\n\n").await;
     assert!(listener.text.contains("content-type: text/event-stream") && !listener.text.contains("{\"n\":0}"), "{}", listener.text);
     server.stop(Duration::from_secs(5)).await;
-    assert!(listener.to_the_end().await.ends_with("0\r\n\r\n"), "a stream that ends well");
+    assert!(listener.read_to_end().await.ends_with("0\r\n\r\n"), "a stream that ends well");
 }
 
 #[tokio::test]

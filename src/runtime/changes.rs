@@ -101,6 +101,11 @@ impl Feed {
         Since::Events(ring.events.iter().skip(seen).take(limit).cloned().collect())
     }
 
+    /// How many wait for changes now.
+    pub fn watch_count(&self) -> usize {
+        self.newest.receiver_count()
+    }
+
     /// Changes with every publication; to wait on.
     pub fn watch(&self) -> watch::Receiver<FeedPosition> {
         self.newest.subscribe()

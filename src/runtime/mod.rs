@@ -5,6 +5,7 @@
 //! `start` checks the cluster against the plan; `fault` says how each thing that goes wrong is answered; `queries` is what HTTP may
 //! ask, `changes` what it tells to those who listen.
 
+pub mod answers;
 pub mod assignment;
 pub mod buffer;
 pub mod changes;
@@ -13,6 +14,7 @@ pub mod emit;
 pub mod fault;
 pub mod feed;
 pub mod observe;
+pub mod peers;
 pub mod queries;
 pub mod restore;
 pub mod rows;
