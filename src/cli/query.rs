@@ -1,96 +1,136 @@
 //! `millstream query`: asks a running worker over HTTP.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use clap::{Arg, ArgMatches, value_parser};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use serde_json::value::RawValue;
 
 use crate::cli::{Command, Exit, Io};
+use crate::config::secret::{Secret, resolve};
+use crate::http::client::{ask, encoded};
 
 pub const COMMAND: Command = Command {
     name: "query",
-    summary: "Asks a running worker for a row, or for a page of rows",
-    about: "Prints the worker's answer: the row as JSON, or with no key a page of rows. Exit code 1 if there is no such row. A token is read from MILLSTREAM_TOKEN.",
-    examples: ["millstream query product p1", "millstream query product --url http://127.0.0.1:8080 --limit 10"],
+    summary: "Asks a running worker for rows",
+    about: "With a key prints its row as JSON, or says that there is none and exits 1; a key of a windowed table gives its windows. Without a key \
+            prints rows as JSON lines, sorted by key: those of the worker that is asked.",
+    examples: ["millstream query product p1", "millstream query product --prefix p --limit 10 --server 127.0.0.1:8080"],
     arguments: |clap| {
-        clap.arg(Arg::new("table").value_name("TABLE").help("A table of the topology").required(true))
-            .arg(Arg::new("key").value_name("KEY").help("The row's key"))
-            .arg(Arg::new("url").long("url").value_name("URL").help("A worker's address").default_value("http://127.0.0.1:8080"))
-            .arg(
-                Arg::new("limit")
-                    .long("limit")
-                    .value_name("N")
-                    .help("Rows of a page")
-                    .default_value("100")
-                    .value_parser(value_parser!(u32).range(1..=1000)),
-            )
+        let text = |name: &'static str, value: &'static str, help: &'static str| Arg::new(name).long(name).value_name(value).help(help);
+        clap.arg(Arg::new("table").value_name("TABLE").help("The table").required(true))
+            .arg(Arg::new("key").value_name("KEY").help("The key of a row").conflicts_with_all(["prefix"]))
+            .arg(Arg::new("windows").long("windows").help("The windows of the key").action(ArgAction::SetTrue).requires("key"))
+            .arg(text("from", "FROM", "First key; with --windows the first start, as milliseconds or RFC 3339"))
+            .arg(text("to", "TO", "The key, or start, before which to end"))
+            .arg(text("prefix", "TEXT", "How the keys begin"))
+            .arg(text("limit", "ROWS", "At most so many rows").default_value("100").value_parser(value_parser!(usize)))
+            .arg(text("server", "ADDRESS", "The worker's address").default_value("127.0.0.1:8080"))
+            .arg(text("token", "REFERENCE", "Its token: ${env:NAME} or ${file:/path}"))
     },
     run,
 };
 
-const TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_BYTES_MAX: usize = 16 << 20;
-
 fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
-    let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
-    let mut uri = format!("{}/tables/{}", text("url").trim_end_matches('/'), encode(text("table")));
-    match matches.get_one::<String>("key") {
-        Some(key) => uri.push_str(&format!("/{}", encode(key))),
-        None => uri.push_str(&format!("?limit={}", matches.get_one::<u32>("limit").copied().unwrap_or(100))),
-    }
-    let token = io.environment.variable("MILLSTREAM_TOKEN").map(str::to_owned);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            io.say(format_args!("cannot start: {error}"));
+    let asking = match Asking::of(matches, io) {
+        Ok(asking) => asking,
+        Err(problem) => {
+            io.say(problem);
             return Exit::Unusable;
         }
     };
-    let answer = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(&uri, token.as_deref())).await });
-    match answer {
-        Ok(Ok((200, body))) => {
-            io.data(&body);
-            io.data("\n");
-            Exit::Good
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            io.say(error);
+            return Exit::Unusable;
         }
-        Ok(Ok((404, body))) => {
-            io.say(String::from_utf8_lossy(&body));
-            Exit::Problems
+    };
+    let outcome = runtime.block_on(async {
+        match matches.get_one::<String>("key") {
+            Some(key) => asking.row(matches, key, io).await,
+            None => asking.rows(matches, io).await,
         }
-        Ok(Ok((_, body))) => {
-            io.say(String::from_utf8_lossy(&body));
-            Exit::Unusable
+    });
+    outcome.unwrap_or_else(|problem| {
+        io.say(problem);
+        Exit::Unusable
+    })
+}
+
+/// A worker to ask.
+struct Asking {
+    /// `http://host:port`.
+    server: String,
+    /// `/tables/<name>`.
+    table: String,
+    token: Option<Secret>,
+}
+
+impl Asking {
+    fn of(matches: &ArgMatches, io: &Io<'_>) -> Result<Asking, String> {
+        let argument = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
+        let server = argument("server").trim_end_matches('/');
+        let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+        let token = match matches.get_one::<String>("token") {
+            None => None,
+            Some(token) => {
+                let resolved = resolve(token, &io.environment)
+                    .map_err(|unresolved| format!("--token: {}; {}", unresolved.message, unresolved.help))?;
+                if !resolved.has_references {
+                    return Err("--token: command lines are seen by others; write ${env:NAME} or ${file:/path}".to_owned());
+                }
+                Some(Secret::new(resolved.text))
+            }
+        };
+        Ok(Asking { server, table: format!("/tables/{}", encoded(argument("table"))), token })
+    }
+
+    /// One row, or the windows of one key.
+    async fn row(&self, matches: &ArgMatches, key: &str, io: &mut Io<'_>) -> Result<Exit, String> {
+        let mut path = format!("{}/{}", self.table, encoded(key));
+        if matches.get_flag("windows") {
+            path.push_str("/windows?");
+            path.push_str(&parameters(matches, &["from", "to"]));
+            path.push_str(&format!("limit={}", matches.get_one::<usize>("limit").copied().unwrap_or_default()));
         }
-        Ok(Err(problem)) => {
-            io.say(format_args!("cannot ask {uri}: {problem}; is a worker running there?"));
-            Exit::Unusable
+        let answer = ask(&self.server, &path, self.token.as_ref()).await?;
+        if answer.code().as_deref() == Some("no_such_row") {
+            io.say(format_args!("no row of this key: {key}"));
+            return Ok(Exit::Problems);
         }
-        Err(_) => {
-            io.say(format_args!("cannot ask {uri}: no answer within {TIMEOUT:?}"));
-            Exit::Unusable
+        io.data([&answer.good()?[..], b"\n"].concat());
+        Ok(Exit::Good)
+    }
+
+    /// Rows of all pages up to the limit, a line each.
+    async fn rows(&self, matches: &ArgMatches, io: &mut Io<'_>) -> Result<Exit, String> {
+        #[derive(serde::Deserialize)]
+        struct Page<'a> {
+            // As they came, so that fields keep their order and numbers their digits.
+            #[serde(borrow)]
+            rows: Vec<&'a RawValue>,
+            cursor: Option<String>,
         }
+        let mut left = matches.get_one::<usize>("limit").copied().unwrap_or_default();
+        let mut cursor = String::new();
+        while left > 0 {
+            let path = format!("{}?{}limit={left}{cursor}", self.table, parameters(matches, &["from", "to", "prefix"]));
+            let body = ask(&self.server, &path, self.token.as_ref()).await?.good()?;
+            let page: Page<'_> =
+                serde_json::from_slice(&body).map_err(|error| format!("{} did not answer as a worker does: {error}", self.server))?;
+            for row in &page.rows {
+                io.data(format!("{}\n", row.get()));
+            }
+            left = left.saturating_sub(page.rows.len());
+            match page.cursor {
+                Some(next) if !page.rows.is_empty() => cursor = format!("&cursor={}", encoded(&next)),
+                _ => break,
+            }
+        }
+        Ok(Exit::Good)
     }
 }
 
-async fn ask(uri: &str, token: Option<&str>) -> Result<(u16, Bytes), String> {
-    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-    let mut request = http::Request::get(uri);
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
-    let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
-    let answer = client.request(request).await.map_err(|error| error.to_string())?;
-    let status = answer.status().as_u16();
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
-    Ok((status, body.to_bytes()))
-}
-
-/// Percent-encodes a path segment.
-fn encode(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+/// Arguments as parameters of a query, each with `&` behind it.
+fn parameters(matches: &ArgMatches, names: &[&str]) -> String {
+    let one = |name: &&str| matches.get_one::<String>(name).map(|value| format!("{name}={}&", encoded(value)));
+    names.iter().filter_map(one).collect()
 }
