@@ -5,24 +5,24 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use millstream::config::render::Look;
 use millstream::config::render::render;
-use millstream::metrics::METRICS;
 use millstream::topology;
 
-const OPERATIONS: &str = include_str!("../docs/operations.md");
+const REFERENCE: &str = include_str!("../docs/reference.md");
 
 #[test]
-fn the_table_of_metrics_is_the_one_in_the_code() {
-    let (_, after) = OPERATIONS.split_once("<!-- metrics -->\n").expect("the table begins");
-    let (found, _) = after.split_once("<!-- end of metrics -->").expect("the table ends");
-    let mut expected = String::from("| metric | labels | counts | when it rises |\n|---|---|---|---|\n");
-    for metric in METRICS {
-        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-        expected += &format!("| `{}` | {} | {} | {} |\n", metric.name, labels.join(", "), metric.meaning, metric.action);
-    }
-    assert!(found == expected, "the table in docs/operations.md should read:\n{expected}");
+fn the_reference_is_what_the_program_describes() {
+    let described = Command::new(env!("CARGO_BIN_EXE_millstream")).arg("describe").output().expect("it starts");
+    let described = String::from_utf8(described.stdout).expect("it prints text");
+    assert!(described.contains("## Metrics"), "it describes itself: {described}");
+    let first = described.lines().find(|line| !REFERENCE.contains(line));
+    assert!(
+        REFERENCE.ends_with(&described),
+        "docs/reference.md is not what `millstream describe` prints, run scripts/reference; new: {first:?}"
+    );
 }
 
 #[test]
