@@ -8,6 +8,7 @@ pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod expression;
+pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod model;

@@ -4,6 +4,8 @@
 //! specification's own data is not part of this repository: with `CEL_SPEC` set to a checkout of `google/cel-spec`, the last
 //! test reads its `tests/simple/testdata`, and every case must pass that needs no protobuf.
 
+#![expect(clippy::expect_used, reason = "data that cannot be read fails the test")]
+
 #[path = "cel/case.rs"]
 mod case;
 #[path = "cel/own.rs"]

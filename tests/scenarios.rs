@@ -1,5 +1,7 @@
 //! Runs every scenario: the tests in `topologies/` and in `tests/scenarios/`, one behaviour a file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,8 @@
 //!
 //! `MILLSTREAM_VIEW_SEEDS=1000` runs so many seeds, `MILLSTREAM_VIEW_SEED=7` that one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 mod view_world;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +22,7 @@ use millstream::views::place::{Held, MemoryPlace};
 use millstream::views::queue::Taken;
 use millstream::views::{CommittedBatch, ViewSpec};
 
-use view_world::{CANDLE, Chance, PRODUCT, TOPIC, Tables, difference, expected, name, random_changes, state_views};
+use view_world::{CANDLE, Chance, PRODUCT, Replica, TOPIC, Tables, difference, expected, name, random_changes, state_views};
 
 const PARTITIONS: i32 = 2;
 
@@ -29,6 +31,7 @@ struct Worker {
     lanes: Vec<Lane>,
     queues: Vec<VecDeque<Arc<CommittedBatch>>>,
     sealed: Offset,
+    source: Arc<Replica>,
 }
 
 struct World {
@@ -81,7 +84,8 @@ impl World {
     }
 
     fn worker(&mut self, partition: i32) -> Worker {
-        let mut views = Views::new(name("shop"), "w", self.specs.clone(), self.tables.clone(), self.metrics.clone());
+        let source = Replica::of(&self.tables);
+        let mut views = Views::new(name("shop"), "w", self.specs.clone(), source.clone(), self.metrics.clone());
         views.rows_max = 3;
         let sealed = self.tables.sealed(partition);
         let lanes: Vec<Lane> = [PRODUCT, CANDLE]
@@ -90,7 +94,7 @@ impl World {
             .map(|opening| opening.lane)
             .collect();
         let queues = lanes.iter().map(|_| VecDeque::new()).collect();
-        Worker { lanes, queues, sealed }
+        Worker { lanes, queues, sealed, source }
     }
 
     fn commit(&mut self) {
@@ -117,8 +121,9 @@ impl World {
 
     /// One step of one lane, with a fault now and then.
     fn drive(&mut self, worker: &mut Worker, index: usize, is_faulty: bool) {
-        let World { chance, place, delayed, tables, now, faults, .. } = self;
+        let World { chance, place, delayed, now, faults, .. } = self;
         let now = *now;
+        let source = worker.source.clone();
         let lane = &mut worker.lanes[index];
         lane.set_sealed(worker.sealed);
         if lane.wants_batches() {
@@ -130,7 +135,7 @@ impl World {
         *faults += u64::from(fault < 4);
         let answer = match lane.step(now) {
             Step::Idle { .. } => return,
-            Step::Ask(question) => question.ask(&**tables, table, partition).now_or_never().expect("the tables answer at once"),
+            Step::Ask(question) => question.ask(&*source, table, partition).now_or_never().expect("the tables answer at once"),
             _ if fault == 0 => return lane.failed("request lost".to_owned(), false),
             Step::Read => {
                 let (stored, keys) = place.watermark(&watermark, now);
@@ -191,6 +196,7 @@ impl World {
                 let partition = self.chance.below(PARTITIONS as usize);
                 let worker = self.worker(partition as i32);
                 let old = std::mem::replace(&mut self.owners[partition], worker);
+                old.source.freeze();
                 if self.zombies.len() < 3 {
                     self.zombies.push(old);
                 }
@@ -244,7 +250,11 @@ impl World {
             if round > 25 && owners.iter().all(is_level) {
                 break;
             }
-            assert!(round < 60, "does not settle: {:?}", owners.iter().flat_map(|w| w.lanes.iter().map(Lane::view_status)).collect::<Vec<_>>());
+            assert!(
+                round < 60,
+                "does not settle: {:?}",
+                owners.iter().flat_map(|w| w.lanes.iter().map(Lane::view_status)).collect::<Vec<_>>()
+            );
         }
         self.owners = owners;
     }

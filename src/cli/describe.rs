@@ -27,8 +27,15 @@ pub const COMMAND: Command = Command {
 type Part = (&'static str, fn(&mut String) -> std::fmt::Result);
 
 /// The parts, in the order of the manual.
-pub const PARTS: &[Part] =
-    &[("rules", rules), ("codecs", codecs), ("views", views), ("reasons", reasons), ("metrics", metrics), ("settings", settings), ("commands", commands)];
+pub const PARTS: &[Part] = &[
+    ("rules", rules),
+    ("codecs", codecs),
+    ("views", views),
+    ("reasons", reasons),
+    ("metrics", metrics),
+    ("settings", settings),
+    ("commands", commands),
+];
 
 fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
     let wanted = matches.get_one::<String>("part");

@@ -91,7 +91,8 @@ pub fn main() -> u8 {
 
 /// Runs the program.
 pub fn run(arguments: Vec<std::ffi::OsString>, io: &mut Io<'_>) -> Exit {
-    let parsed = program().color(if io.is_colored { clap::ColorChoice::Auto } else { clap::ColorChoice::Never }).try_get_matches_from(arguments);
+    let parsed =
+        program().color(if io.is_colored { clap::ColorChoice::Auto } else { clap::ColorChoice::Never }).try_get_matches_from(arguments);
     let matches = match parsed {
         Ok(matches) => matches,
         Err(error) => {
@@ -121,7 +122,10 @@ pub fn program() -> Clap {
         .after_help("Exit codes: 0 good, 1 problems found, 2 wrong use or cannot run.");
     for command in COMMANDS {
         let examples = command.examples.iter().map(|line| format!("\n  {line}")).collect::<String>();
-        let clap = Clap::new(command.name).about(command.summary).long_about(format!("{}\n\n{}", command.summary, command.about)).after_help(format!("Examples:{examples}"));
+        let clap = Clap::new(command.name)
+            .about(command.summary)
+            .long_about(format!("{}\n\n{}", command.summary, command.about))
+            .after_help(format!("Examples:{examples}"));
         program = program.subcommand((command.arguments)(clap));
     }
     program

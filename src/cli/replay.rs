@@ -29,7 +29,14 @@ pub const COMMAND: Command = Command {
                     .default_value("1")
                     .value_parser(value_parser!(u64).range(1..=1_000_000)),
             )
-            .arg(Arg::new("partitions").long("partitions").value_name("N").help("Partitions of each topic").default_value("4").value_parser(value_parser!(i32).range(1..=256)))
+            .arg(
+                Arg::new("partitions")
+                    .long("partitions")
+                    .value_name("N")
+                    .help("Partitions of each topic")
+                    .default_value("4")
+                    .value_parser(value_parser!(i32).range(1..=256)),
+            )
     },
     run,
 };

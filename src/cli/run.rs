@@ -11,13 +11,17 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::cli::{Command, Exit, Io, load, one_topology};
+use crate::config::env::Environment;
 use crate::config::render::render;
 use crate::config::worker::{Guarantee, LogFormat, OnLag, Sources, WorkerConfig, load as load_config, show};
+use crate::http::{HttpLimits, HttpOptions, Server};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::metrics::{self, Metrics};
 use crate::model::{Name, SystemClock};
+use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
 use crate::runtime::feed::ViewFeed;
+use crate::runtime::peers::{Me, PeerThread, Peers, refuse_rival};
 use crate::runtime::rows::TaskRows;
 use crate::runtime::settings::{Guarantee as RunGuarantee, Settings};
 use crate::runtime::start::{App, Parts, StartError, prepare};
@@ -42,9 +46,25 @@ pub const COMMAND: Command = Command {
     arguments: |clap| {
         clap.arg(one_topology())
             .arg(Arg::new("config").long("config").value_name("FILE").help("The worker file"))
-            .arg(Arg::new("set").long("set").value_name("NAME=VALUE").help("One setting, such as kafka.brokers=127.0.0.1:9092").action(ArgAction::Append))
-            .arg(Arg::new("print-config").long("print-config").help("Print the settings as they hold, secrets masked, and exit").action(ArgAction::SetTrue))
-            .arg(Arg::new("until-drained").long("until-drained").help("Exit 0 when no input has anything left, with a line of counts on stdout").action(ArgAction::SetTrue))
+            .arg(
+                Arg::new("set")
+                    .long("set")
+                    .value_name("NAME=VALUE")
+                    .help("One setting, such as kafka.brokers=127.0.0.1:9092")
+                    .action(ArgAction::Append),
+            )
+            .arg(
+                Arg::new("print-config")
+                    .long("print-config")
+                    .help("Print the settings as they hold, secrets masked, and exit")
+                    .action(ArgAction::SetTrue),
+            )
+            .arg(
+                Arg::new("until-drained")
+                    .long("until-drained")
+                    .help("Exit 0 when no input has anything left, with a line of counts on stdout")
+                    .action(ArgAction::SetTrue),
+            )
     },
     run,
 };
@@ -54,6 +74,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 /// Past it the outcome of a script counts as unknown, and the same piece is sent again.
 const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long requests that are being answered may still take at the end.
+const HTTP_GRACE: Duration = Duration::from_secs(1);
 /// How often `--until-drained` asks for the lag.
 const DRAINED_CHECK: Duration = Duration::from_millis(200);
 
@@ -101,7 +123,8 @@ fn configure(matches: &ArgMatches, io: &mut Io<'_>) -> Result<(WorkerConfig, Str
         Some(path) => Some((path.as_str(), super::read(path, io)?)),
     };
     let set: Vec<String> = matches.get_many::<String>("set").into_iter().flatten().cloned().collect();
-    let loaded = load_config(Sources { file: file.as_ref().map(|(name, text)| (*name, text.as_str())), set: &set, environment: &io.environment });
+    let loaded =
+        load_config(Sources { file: file.as_ref().map(|(name, text)| (*name, text.as_str())), set: &set, environment: &io.environment });
     for problems in &loaded.problems {
         let text = render(problems, io.look());
         let _ = io.err.write_all(text.as_bytes());
@@ -139,7 +162,13 @@ fn stop_signal() -> watch::Receiver<bool> {
 }
 
 /// Runs until told to stop. The error is for the person who started it.
-fn serve(plan: Plan, config: &WorkerConfig, runtime: &tokio::runtime::Runtime, stop: watch::Receiver<bool>, until_drained: bool) -> Result<Arc<Metrics>, String> {
+fn serve(
+    plan: Plan,
+    config: &WorkerConfig,
+    runtime: &tokio::runtime::Runtime,
+    stop: watch::Receiver<bool>,
+    until_drained: bool,
+) -> Result<Arc<Metrics>, String> {
     let log: Arc<dyn Log> = Arc::new(KafkaLog::new(kafka_settings(config)).map_err(|error| error.to_string())?);
     let metrics = Metrics::new();
     let Some(mut app) = prepare_app(plan, config, &log, &metrics, &stop)? else { return Ok(metrics) };
@@ -149,11 +178,29 @@ fn serve(plan: Plan, config: &WorkerConfig, runtime: &tokio::runtime::Runtime, s
     if let Some(views) = &views {
         app.observers.push(Arc::new(ViewFeed::new(views.clone(), app.topic_ids.clone())));
     }
+    let me = Me {
+        app: app.plan.topology.app.clone(),
+        worker: config.worker.id.clone(),
+        host: Environment::of_process().host_name.unwrap_or_default(),
+        process: std::process::id(),
+        life: format!("{:x}-{}", app.clock.now().0, std::process::id()),
+    };
+    refuse_rival(log.as_ref(), &me, &SystemClock)?;
+    let peers = Arc::new(Peers::default());
+    let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));
+    app.observers.push(Arc::new(ChangeFeed::of(&answers)));
+    let server = start_http(config, runtime, answers, &metrics)?;
+    let endpoint = config.http.advertise.clone().unwrap_or_else(|| server.address().to_string());
+    info!(address = %server.address(), "answering over HTTP");
     let app = Arc::new(app);
+    let tasks = Arc::new(crew.handle());
     let worker = crew.start(app.clone()).map_err(|fault| fault.to_string())?;
+    let peer_thread = PeerThread::start(log, me, endpoint, tasks, peers, app.clock.clone()).map_err(|error| error.to_string())?;
     let failed = wait(&worker, runtime, stop, until_drained);
     info!("stopping");
+    runtime.block_on(server.stop(HTTP_GRACE));
     let stopped = worker.stop();
+    peer_thread.stop();
     if let Some(views) = views
         && !views.shutdown(config.worker.shutdown_timeout / 3)
     {
@@ -164,6 +211,19 @@ fn serve(plan: Plan, config: &WorkerConfig, runtime: &tokio::runtime::Runtime, s
         (Some(why), Ok(())) => Err(why),
         (None, Ok(())) => Ok(metrics),
     }
+}
+
+fn start_http(
+    config: &WorkerConfig,
+    runtime: &tokio::runtime::Runtime,
+    answers: Arc<WorkerAnswers>,
+    metrics: &Arc<Metrics>,
+) -> Result<Server, String> {
+    let options = HttpOptions { listen: config.http.listen, tokens: config.http.tokens.clone(), limits: HttpLimits::default() };
+    let started = runtime.block_on(Server::start(options, answers, metrics.clone()));
+    started.map_err(|error| {
+        format!("cannot listen on {} (`http.listen`): {error}; choose another port, or 0 for a free one", config.http.listen)
+    })
 }
 
 fn prepare_app(
@@ -202,7 +262,13 @@ fn prepare_app(
     Ok(None)
 }
 
-fn disk(config: &WorkerConfig, app: &Name, topic_ids: &BTreeMap<Name, String>, tasks: usize, shared: &RocksShared) -> Arc<dyn StateStorage> {
+fn disk(
+    config: &WorkerConfig,
+    app: &Name,
+    topic_ids: &BTreeMap<Name, String>,
+    tasks: usize,
+    shared: &RocksShared,
+) -> Arc<dyn StateStorage> {
     let row_cache = config.memory.row_cache as usize / tasks.max(1);
     let budget = CacheBudget { cache_bytes: row_cache, dirty_bytes: row_cache / 2, ..CacheBudget::default() };
     let state_dir: PathBuf = config.worker.state_dir.clone();
@@ -248,7 +314,7 @@ fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
             certificate: path(&security.certificate),
             key: path(&security.key),
             key_password: security.key_password.as_ref().map(|password| password.expose().to_owned()),
-            allow_insecure: false,
+            allow_insecure: security.allow_insecure,
         },
         group_protocol: match config.kafka.group_protocol {
             Written::Classic => GroupProtocol::Classic,
@@ -290,7 +356,8 @@ fn start_views(
 /// Waits for a signal, for a thread that ended by itself, or until all is drained. Returns why it must not go on.
 fn wait(worker: &Worker, runtime: &tokio::runtime::Runtime, mut stop: watch::Receiver<bool>, until_drained: bool) -> Option<String> {
     let handle = worker.handle();
-    let is_over = || handle.states().iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why.clone()) } else { None });
+    let is_over =
+        || handle.states().iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why.clone()) } else { None });
     let mut drained_before = false;
     loop {
         let told = runtime.block_on(async { tokio::time::timeout(DRAINED_CHECK, stop.wait_for(|told| *told)).await.is_ok() });

@@ -57,7 +57,9 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
             let failure = scenario::run(&plan, &diagnostics.file, test).err();
             match &failure {
                 None => io.data(format!("ok   {name}: {}\n", test.name.value)),
-                Some(failure) => io.data(format!("FAIL {name}:{}:{}: {}\n  {}\n", failure.line, failure.column, test.name.value, failure.text)),
+                Some(failure) => {
+                    io.data(format!("FAIL {name}:{}:{}: {}\n  {}\n", failure.line, failure.column, test.name.value, failure.text))
+                }
             }
             ran.push(Ran { file: name.clone(), name: test.name.value.clone(), failure: failure.map(|failure| failure.text) });
         }
@@ -94,7 +96,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
 
 fn junit(ran: &[Ran]) -> String {
     let failed = ran.iter().filter(|test| test.failure.is_some()).count();
-    let mut text = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"millstream\" tests=\"{}\" failures=\"{failed}\">\n", ran.len());
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"millstream\" tests=\"{}\" failures=\"{failed}\">\n",
+        ran.len()
+    );
     for test in ran {
         // Writing to a string does not fail.
         let _ = match &test.failure {

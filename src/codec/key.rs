@@ -131,7 +131,9 @@ impl KeyCodec {
             KeyCodec::Int => {
                 bytes.try_into().map_or(Value::Null, |bytes: [u8; 8]| Value::Int((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()))
             }
-            KeyCodec::Uuid => Uuid::from_slice(bytes).map_or(Value::Null, |uuid| Value::String(SmolStr::new(uuid.hyphenated().to_string()))),
+            KeyCodec::Uuid => {
+                Uuid::from_slice(bytes).map_or(Value::Null, |uuid| Value::String(SmolStr::new(uuid.hyphenated().to_string())))
+            }
             KeyCodec::Json => json_key(bytes).map_or(Value::Null, |(_, value)| value),
             KeyCodec::Bytes => Value::Bytes(Bytes::copy_from_slice(bytes)),
         }

@@ -232,11 +232,28 @@ fn value_of_line(file: &SourceText, line: usize) -> Option<Place> {
         _ if is_item => rest.trim(),
         _ => return None,
     };
-    if value.is_empty() || value.starts_with('#') {
+    let value = without_comment(value);
+    if value.is_empty() {
         return None;
     }
     let at = start + (value.as_ptr() as usize - text.as_ptr() as usize);
     Some(Place { start: at, end: at + value.len() })
+}
+
+/// A value without the comment after it. A ` #` inside quotes is none.
+fn without_comment(value: &str) -> &str {
+    let mut quote: Option<char> = None;
+    let mut before = ' ';
+    for (at, c) in value.char_indices() {
+        match quote {
+            None if c == '#' && before.is_whitespace() => return value[..at].trim_end(),
+            None if c == '"' || c == '\'' => quote = Some(c),
+            Some(open) if open == c => quote = None,
+            _ => {}
+        }
+        before = c;
+    }
+    value
 }
 
 /// The value inside a map or list in braces, on one line, that has the byte `offset`: `{ a: here, b: [here] }`.
@@ -573,6 +590,11 @@ impl<'a> Builder<'a> {
                 }
                 continue;
             };
+            if text == "<<" {
+                let help = Some("write the keys out, or give the whole map by an alias".to_owned());
+                self.find(codes::UNKNOWN_KEY, key.at, "YAML's merge key `<<` is not read".to_owned(), help);
+                continue;
+            }
             if let Some(first) = entries.iter().find(|entry| entry.key == text) {
                 let also = Some(first.key_at);
                 let help = Some("remove one of the two".to_owned());
@@ -673,4 +695,86 @@ fn place(span: &Span, text: &str) -> Place {
     let start = span.start.byte_offset().unwrap_or(text.len()).min(text.len());
     let end = span.end.byte_offset().unwrap_or(start).clamp(start, text.len());
     Place { start, end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::data::Data;
+
+    /// The tree as JSON, or the codes and what they point at.
+    fn check(text: &str, expected: &str) {
+        let file = SourceText::new("x", text);
+        let mut diagnostics = Diagnostics::new(file.clone());
+        let node = parse(&mut diagnostics);
+        let found: Vec<String> = diagnostics.sorted().iter().map(|found| format!("{} `{}`", found.code.id, file.slice(found.at))).collect();
+        let shown = if found.is_empty() { node.map_or("nothing".to_owned(), |node| Data::of(&node).text) } else { found.join(", ") };
+        assert_eq!(shown, expected, "{text}");
+    }
+
+    #[test]
+    fn scalars_are_what_is_written() {
+        check("a: 1.10", r#"{"a":1.10}"#);
+        check("a: 007", r#"{"a":"007"}"#);
+        check("a: no", r#"{"a":"no"}"#);
+        check("a: 2026-01-01T00:00:02Z", r#"{"a":"2026-01-01T00:00:02Z"}"#);
+        check("{ at: 2026-01-01T00:00:02Z, b: [x, 'y', \"z\", ~, true] }", r#"{"at":"2026-01-01T00:00:02Z","b":["x","y","z",null,true]}"#);
+        check("a: |\n  x\n  y\nb: >\n  x\n  y\n", r#"{"a":"x\ny\n","b":"x y\n"}"#);
+        check("", "nothing");
+        check("# only a comment\n", "nothing");
+    }
+
+    #[test]
+    fn expressions_that_yaml_takes_apart_are_found_at_their_place() {
+        check("when: a ? b : c", "unquoted_expression `a ? b : c`");
+        check("when: a ? b : c # why", "unquoted_expression `a ? b : c`");
+        check("when: !a", "leading_exclamation `!a`");
+        check("when: !a.b && !c", "leading_exclamation `!a.b && !c`");
+        check("x: { when: !a, y: 1 }", "leading_exclamation `!a`");
+        check("x: { a: f(b, c), d: 1 }", "comma_cuts_expression `f(b, c)`");
+        check("x: [f(b, c), d]", "comma_cuts_expression `f(b, c)`");
+        check("x: { a: f(b, \"c\"), d: 1 }", "comma_cuts_expression `f(b, \"c\")`");
+        check("x: { a: b[0], d: 1 }", "unquoted_expression `b[0]`");
+        check("x: { y: { a: b ? c : d } }", "unquoted_expression `b ? c : d`");
+        check("x: \"a\" + b", "unquoted_expression `\"a\" + b`");
+        check("x: [a].size()", "unquoted_expression `[a].size()`");
+        check("x: @a", "unquoted_expression `@a`");
+        check("x: *a", "unknown_alias `*a`");
+    }
+
+    #[test]
+    fn comparisons_and_calls_that_yaml_leaves_alone_pass() {
+        check("x: a < b", r#"{"x":"a < b"}"#);
+        check("x: { a: b < c, d: e > f }", r#"{"x":{"a":"b < c","d":"e > f"}}"#);
+        check("x: { a: f(b), c: g() }", r#"{"x":{"a":"f(b)","c":"g()"}}"#);
+        check("x: a ? b :c", r#"{"x":"a ? b :c"}"#);
+    }
+
+    #[test]
+    fn several_broken_values_are_all_found() {
+        check(
+            "a: x ? y : z\nb: 1\nc: !d\ne: \"f\" + g\n",
+            "unquoted_expression `x ? y : z`, leading_exclamation `!d`, unquoted_expression `\"f\" + g`",
+        );
+    }
+
+    #[test]
+    fn keys_are_there_once_and_are_text() {
+        check("a: 1\na: 2", "duplicate_key `a`");
+        check("{ {a: 1}: 2 }", "expression_is_map `{a: 1}`");
+        check("a: &x { b: 1 }\nc: { <<: *x }", "unknown_key `<<`");
+        check("a: &x { b: 1 }\nc: *x", r#"{"a":{"b":1},"c":{"b":1}}"#);
+    }
+
+    #[test]
+    fn limits_hold() {
+        check(&format!("a: {}{}", "[".repeat(70), "]".repeat(70)), "yaml_limit `[`");
+        let bomb = (1..20).fold("a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+            let alias = vec![format!("*a{}", n - 1); 8].join(", ");
+            text + &format!("a{n}: &a{n} [{alias}]\n")
+        });
+        let mut diagnostics = Diagnostics::new(SourceText::new("x", bomb));
+        assert!(parse(&mut diagnostics).is_none());
+        assert_eq!(diagnostics.sorted()[0].code.id, "yaml_limit");
+    }
 }

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::config::suggest::did_you_mean;
 use crate::expression::compare::Budget;
 use crate::expression::node::{FieldSlot, Frame, Node};
 use crate::expression::parse::{Ast, Kind};
-use crate::expression::problem::{Problems, suggest};
+use crate::expression::problem::Problems;
 use crate::expression::resolve::{entries, function_names};
 use crate::expression::types::{Items, comparable, describe, free, is_open, items, join, join_or_any, settle, type_named};
 use crate::expression::{CompileOptions, ExpressionProblem, ExpressionProblemKind, Scope};
@@ -128,7 +129,7 @@ impl<'s> Checker<'s> {
             known.extend(self.scope.variables.iter().map(|(name, _)| name.as_str()));
             match self.field_of_a_variable(bare) {
                 Some(path) => Some(format!("did you mean `{path}`? a text is written `\"{bare}\"`")),
-                None => suggest(bare, &known, "known here").or_else(|| Some(format!("a text is written `\"{bare}\"`"))),
+                None => did_you_mean(bare, known, "known here").or_else(|| Some(format!("a text is written `\"{bare}\"`"))),
             }
         };
         self.problem(ExpressionProblemKind::UnknownName, &tree.at, format!("no variable `{bare}`"), help);
@@ -189,6 +190,11 @@ impl<'s> Checker<'s> {
             }
         }
         let typed = self.check(operand);
+        self.member(typed, operand, field, field_at, optional)
+    }
+
+    /// The field of a part that was checked.
+    fn member(&mut self, typed: Typed, operand: &Ast, field: &SmolStr, field_at: &Range<usize>, optional: bool) -> Typed {
         let (field_ty, of_nullable) = self.field_type(&typed.ty, operand, field, field_at);
         if optional {
             let inner = match &field_ty {
@@ -222,7 +228,7 @@ impl<'s> Checker<'s> {
                 Some(slot) => shape.fields[slot].ty.clone(),
                 None => {
                     let known: Vec<&str> = shape.fields.iter().map(|field| field.name.as_str()).collect();
-                    let help = suggest(field, &known, "fields");
+                    let help = did_you_mean(field, known, "fields");
                     self.problem(
                         ExpressionProblemKind::UnknownField,
                         field_at,
@@ -258,19 +264,14 @@ impl<'s> Checker<'s> {
     }
 
     fn index(&mut self, operand: &Ast, index: &Ast, optional: bool) -> Typed {
+        let operand_typed = self.check(operand);
         // A constant name of a declared object is its field, whatever characters it has.
         if let Kind::Literal(Value::String(field)) = &index.kind
-            && !self.options.unchecked
+            && matches!(operand_typed.ty.strip_nullable(), Type::Object(_))
+            && !is_open(&operand_typed.ty)
         {
-            let before = self.uses.clone();
-            let is_object = matches!(self.quietly(operand).strip_nullable(), Type::Object(shape) if !is_open(&Type::Object(shape.clone())));
-            self.uses = before;
-            if is_object {
-                let tree = Ast { kind: Kind::Literal(Value::Null), at: operand.at.start..index.at.end };
-                return self.select(&tree, operand, field, &index.at, optional);
-            }
+            return self.member(operand_typed, operand, field, &index.at, optional);
         }
-        let operand_typed = self.check(operand);
         let index_typed = self.check(index);
         self.refuse_null(&operand_typed.ty, operand);
         self.refuse_null(&index_typed.ty, index);
@@ -309,14 +310,6 @@ impl<'s> Checker<'s> {
         };
         let ty = if is_optional { Type::Optional(Arc::new(element)) } else { element };
         self.folded(Node::Index { operand: Box::new(operand_typed.node), index: Box::new(index_typed.node), optional }, ty)
-    }
-
-    /// The type of a part, without keeping its problems: they come when it is checked.
-    fn quietly(&mut self, tree: &Ast) -> Type {
-        let problems = std::mem::take(&mut self.problems);
-        let ty = self.check(tree).ty;
-        self.problems = problems;
-        ty
     }
 
     // Literals.

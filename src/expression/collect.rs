@@ -207,9 +207,13 @@ pub(super) fn checked_map(map: BTreeMap<MapKey, Value>) -> Outcome {
     Ok(Value::Map(Arc::new(map)))
 }
 
+/// What is said of a list or map that would be too large.
+pub(super) fn too_large() -> Failure {
+    Failure::new(format!("the expression makes a list or map of more than {ELEMENTS_MAX} elements"))
+}
+
 /// Counts all that is in the values. Shared parts count each time: `[a, a]` of `[b, b]` of … would be written out in full.
 fn weigh_all<'v>(values: impl ExactSizeIterator<Item = &'v Value>, left: &mut usize) -> Result<(), Failure> {
-    let too_large = || Failure::new(format!("the expression makes a list or map of more than {ELEMENTS_MAX} elements"));
     *left = left.checked_sub(values.len()).ok_or_else(too_large)?;
     for value in values {
         match value {

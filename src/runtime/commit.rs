@@ -11,8 +11,8 @@ use tracing::warn;
 
 use crate::log::{Acknowledged, LogError, Outgoing};
 use crate::model::{Headers, Name, Offset, StoreId, TaskId};
-use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
 use crate::operators::output::OutputFrom;
+use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
 use crate::runtime::emit::{WriteError, write_dead_letter};
 use crate::runtime::fault::Fault;
 use crate::runtime::observe::{Committed, CommittedTable};
@@ -195,7 +195,15 @@ fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Prod
                 if change.old == change.new {
                     continue;
                 }
-                let record = Outgoing { topic: *topic, partition: task.id.partition, key: Some(change.key), value: change.new, time: now, keep_time: false, headers: &NO_HEADERS };
+                let record = Outgoing {
+                    topic: *topic,
+                    partition: task.id.partition,
+                    key: Some(change.key),
+                    value: change.new,
+                    time: now,
+                    keep_time: false,
+                    headers: &NO_HEADERS,
+                };
                 producer.send(record).map_err(|error| Fault::of_transaction(&error))?;
             }
         }

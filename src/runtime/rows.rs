@@ -13,7 +13,7 @@ use futures::channel::oneshot;
 
 use crate::log::partitioner::partition_of;
 use crate::log::{Input, Log};
-use crate::model::{Clock, Key, Name, Offset, StoreId, TableId, TaskId, Time, Value};
+use crate::model::{Clock, Key, Name, Object, Offset, StoreId, TableId, TaskId, Time, Value};
 use crate::operators::fold::table::Table;
 use crate::runtime::start::App;
 use crate::runtime::task::Task;
@@ -30,6 +30,18 @@ pub trait Ask: Send + Sync {
     /// # Errors
     /// When the task is not here, or its thread has too many questions.
     fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused>;
+}
+
+/// Something that has tasks.
+pub trait HasTasks: Send + Sync {
+    /// The tasks that are here.
+    fn tasks(&self) -> Vec<TaskId>;
+}
+
+/// Rows with their store keys.
+pub struct KeyedPage {
+    pub rows: Vec<(Key, CurrentRow)>,
+    pub has_more: bool,
 }
 
 /// Where rows of each table are.
@@ -50,7 +62,14 @@ const TOMBSTONES_SAFE_MS: i64 = 12 * 60 * 60 * 1000;
 
 impl TaskRows {
     pub fn new(app: &App, ask: Arc<dyn Ask>, is_inline: bool) -> TaskRows {
-        TaskRows { plan: Arc::new(app.plan.clone()), partitions: app.partitions.clone(), log: app.log.clone(), clock: app.clock.clone(), ask, is_inline }
+        TaskRows {
+            plan: Arc::new(app.plan.clone()),
+            partitions: app.partitions.clone(),
+            log: app.log.clone(),
+            clock: app.clock.clone(),
+            ask,
+            is_inline,
+        }
     }
 
     /// The task of a table's partition.
@@ -135,26 +154,26 @@ impl<'a> OwnedTable<'a> {
         Ok(self.current(key, row))
     }
 
-    fn current(&self, key: &Key, row: Option<crate::model::Object>) -> CurrentRow {
+    fn current(&self, key: &Key, row: Option<Object>) -> CurrentRow {
         let (value, window) = self.table.name_of(key);
         let key_bytes = self.table.record_key(key);
         CurrentRow { key: value, key_bytes, window, row: row.map(Value::Object), time: self.table.stream_time() }
     }
 
     /// Committed rows between two store keys, at most `limit` that are shown.
-    pub fn scan(&mut self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<Page, StateError> {
-        let mut found: Vec<(Key, crate::model::Object)> = Vec::new();
-        let (mut next, mut failed) = (None, None);
+    pub fn scan_keys(&mut self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<KeyedPage, StateError> {
+        let mut found: Vec<(Key, Object)> = Vec::new();
+        let (mut has_more, mut failed) = (false, None);
         let table = self.table;
         self.state.scan_committed(self.rows, from, to, |key, bytes| {
             if key.first() != Some(&ROW_TAG) {
                 return ControlFlow::Continue(());
             }
-            if found.len() == limit {
-                next = found.last().map(|(key, _)| key.clone());
-                return ControlFlow::Break(());
-            }
             match table.show_stored(bytes) {
+                Ok(Some(_)) if found.len() == limit => {
+                    has_more = true;
+                    return ControlFlow::Break(());
+                }
                 Ok(Some(row)) => found.push((Key::from_slice(key), row)),
                 Ok(None) => {}
                 Err(error) => {
@@ -167,8 +186,11 @@ impl<'a> OwnedTable<'a> {
         if let Some(error) = failed {
             return Err(error);
         }
-        let rows = found.into_iter().map(|(key, row)| self.current(&key, Some(row))).collect();
-        Ok(Page { rows, next, sealed: self.sealed })
+        let rows = found.into_iter().map(|(key, row)| {
+            let current = self.current(&key, Some(row));
+            (key, current)
+        });
+        Ok(KeyedPage { rows: rows.collect(), has_more })
     }
 }
 
@@ -176,14 +198,18 @@ impl RowSource for TaskRows {
     fn scan(&self, table: TableId, partition: i32, after: Option<Key>, limit: usize) -> Asked<Page> {
         self.of_owner(table, partition, move |owned| {
             let from = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_slice()));
-            owned.scan(from, Bound::Unbounded, limit)
+            let page = owned.scan_keys(from, Bound::Unbounded, limit)?;
+            let next = page.rows.last().filter(|_| page.has_more).map(|(key, _)| key.clone());
+            Ok(Page { rows: page.rows.into_iter().map(|(_, row)| row).collect(), next, sealed: owned.sealed })
         })
     }
 
     fn changed_keys(&self, table: TableId, partition: i32, from: Offset, to: Offset, limit: usize) -> Asked<Option<Vec<Key>>> {
         let Some(changelog) = self.changelog(table) else { return futures::future::ready(Ok(None)).boxed() };
         let now = self.clock.now();
-        self.of_cluster(move |log| read_keys(log, &changelog, partition, (from, to), limit, now).map_err(|error| NoRows::Later(error.to_string())))
+        self.of_cluster(move |log| {
+            read_keys(log, &changelog, partition, (from, to), limit, now).map_err(|error| NoRows::Later(error.to_string()))
+        })
     }
 
     fn rows(&self, table: TableId, partition: i32, keys: Vec<Key>) -> Asked<Rows> {
@@ -214,7 +240,14 @@ impl RowSource for TaskRows {
 }
 
 /// Row keys that the changelog names between two offsets.
-fn read_keys(log: &dyn Log, changelog: &Name, partition: i32, (from, to): (Offset, Offset), limit: usize, now: Time) -> Result<Option<Vec<Key>>, crate::log::LogError> {
+fn read_keys(
+    log: &dyn Log,
+    changelog: &Name,
+    partition: i32,
+    (from, to): (Offset, Offset),
+    limit: usize,
+    now: Time,
+) -> Result<Option<Vec<Key>>, crate::log::LogError> {
     let mut reader = log.reader()?;
     let (start, _) = reader.bounds(changelog, partition, READ_TIMEOUT)?;
     if start > from {

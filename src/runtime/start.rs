@@ -100,9 +100,7 @@ pub fn prepare(parts: Parts<'_>) -> Result<App, StartError> {
 
 /// Tasks in the order of sub-topologies and partitions; the index is the partition of the task topic.
 pub fn task_list(partitions: &[i32]) -> Vec<TaskId> {
-    let of = |(subtopology, count): (usize, &i32)| {
-        (0..*count).map(move |partition| TaskId { subtopology: subtopology as u32, partition })
-    };
+    let of = |(subtopology, count): (usize, &i32)| (0..*count).map(move |partition| TaskId { subtopology: subtopology as u32, partition });
     partitions.iter().enumerate().flat_map(of).collect()
 }
 
@@ -153,7 +151,11 @@ fn check_partitions(plan: &Plan, inputs: &BTreeMap<Name, TopicDescription>) -> R
 fn replication(settings: &Settings, admin: &dyn Admin) -> Result<i16, StartError> {
     let brokers = admin.brokers(ADMIN_TIMEOUT)?;
     if brokers < settings.replication.max(1) as usize {
-        warn!(brokers, wanted = settings.replication, "the cluster has fewer brokers than `kafka.replication`: internal topics are made with one replica per broker, and losing a broker loses them");
+        warn!(
+            brokers,
+            wanted = settings.replication,
+            "the cluster has fewer brokers than `kafka.replication`: internal topics are made with one replica per broker, and losing a broker loses them"
+        );
         return Ok(brokers.max(1) as i16);
     }
     Ok(settings.replication)

@@ -34,7 +34,9 @@ pub enum Phase {
     Restoring(Restore),
     Running,
     /// A record met `on_error: fail`, or the state failed: the position stays, nothing is committed past it.
-    Stopped { why: String },
+    Stopped {
+        why: String,
+    },
 }
 
 /// The counters of one source on this task.
@@ -81,14 +83,23 @@ pub struct TaskInput {
 
 impl Task {
     /// Makes a task with its state as it lies on disk; it still has to be restored.
-    pub fn open(app: &App, id: TaskId, number_of_inputs_committed: Vec<Offset>, restore: Restore, mut state: TaskState) -> Result<Task, Fault> {
+    pub fn open(
+        app: &App,
+        id: TaskId,
+        number_of_inputs_committed: Vec<Offset>,
+        restore: Restore,
+        mut state: TaskState,
+    ) -> Result<Task, Fault> {
         let subtopology = &app.plan.subtopologies[id.subtopology as usize];
         let sources = &app.plan.topology.sources;
-        let decoders: Vec<SourceDecoder> = subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
+        let decoders: Vec<SourceDecoder> =
+            subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
         let of_input = subtopology
             .topics
             .iter()
-            .map(|topic| subtopology.sources.iter().enumerate().filter(|(_, source)| sources[source.0].topic == *topic).map(|(at, _)| at).collect())
+            .map(|topic| {
+                subtopology.sources.iter().enumerate().filter(|(_, source)| sources[source.0].topic == *topic).map(|(at, _)| at).collect()
+            })
             .collect();
         let mut tables = make_tables(app, subtopology);
         for table in &mut tables {
@@ -251,7 +262,12 @@ impl Task {
             match table.tick(&mut context) {
                 Ok(has_more) => more |= has_more,
                 Err(Failure::State(error)) => return Err(Fault::of_state(self.id, &error)),
-                Err(failure) => return Err(Fault::new(Reaction::Stop, format!("task {}: a timer of table `{}` failed: {failure}", self.id, table.spec().name))),
+                Err(failure) => {
+                    return Err(Fault::new(
+                        Reaction::Stop,
+                        format!("task {}: a timer of table `{}` failed: {failure}", self.id, table.spec().name),
+                    ));
+                }
             }
         }
         Ok(more)
@@ -319,4 +335,3 @@ pub fn store_specs(app: &App, subtopology: &Subtopology) -> Vec<StoreSpec> {
     };
     subtopology.stores.iter().map(spec).collect()
 }
-

@@ -36,6 +36,8 @@ struct Disk {
     columns: BTreeMap<String, Rows>,
     is_open: bool,
     is_full: bool,
+    /// 0: only when asked.
+    flush_every: u32,
 }
 
 impl MemoryStorage {
@@ -54,12 +56,17 @@ impl MemoryStorage {
         }
         disk.is_open = true;
         drop(disk);
-        Ok(MemoryBackend { storage: self.clone(), columns: Vec::new() })
+        Ok(MemoryBackend { storage: self.clone(), columns: Vec::new(), writes: 0 })
     }
 
     /// Lets writes and flushes fail as a full disk does, until it is called with `false`.
     pub fn set_full(&self, is_full: bool) {
         self.lock().is_full = is_full;
+    }
+
+    /// Lets every `writes`th write flush before it comes in, as RocksDB does when a memtable is full; 0, the default: never.
+    pub fn set_flush_every(&self, writes: u32) {
+        self.lock().flush_every = writes;
     }
 
     /// Throws away everything, as wiping the folder does.
@@ -78,6 +85,7 @@ pub struct MemoryBackend {
     storage: MemoryStorage,
     /// By [`ColumnId`]; `None` was dropped.
     columns: Vec<Option<Column>>,
+    writes: u32,
 }
 
 #[derive(Debug)]
@@ -173,6 +181,11 @@ impl Backend for MemoryBackend {
 
     fn write<'a>(&mut self, rows: &mut dyn Iterator<Item = RowWrite<'a>>) -> Result<(), StateError> {
         self.fail_if_full("write rows")?;
+        self.writes = self.writes.wrapping_add(1);
+        let flush_every = self.storage.lock().flush_every;
+        if flush_every > 0 && self.writes.is_multiple_of(flush_every) {
+            self.flush()?;
+        }
         for row in rows {
             let column = self.columns.get_mut(row.column.0 as usize).and_then(Option::as_mut).ok_or_else(|| dropped(row.column))?;
             column.unflushed.insert(row.key.into(), row.value.map(Into::into));

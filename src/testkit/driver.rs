@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::log::NewTopic;
 use crate::log::memory::MemoryCluster;
 use crate::log::partitioner::partition_of;
-use crate::log::NewTopic;
 use crate::metrics::Metrics;
 use crate::model::{Clock, Headers, ManualClock, Name, Offset, TableId, TaskId, Time};
 use crate::runtime::feed::ViewFeed;
@@ -145,7 +145,17 @@ impl Driver {
         let tap = Arc::new(Tap::default());
         let mut all: Vec<Arc<dyn Observer>> = vec![tap.clone()];
         all.extend(observers);
-        let mut driver = Driver { cluster, clock, metrics: Metrics::new(), tap, redis: MemoryRedis::default(), plan, settings, observers: all, workers: BTreeMap::new() };
+        let mut driver = Driver {
+            cluster,
+            clock,
+            metrics: Metrics::new(),
+            tap,
+            redis: MemoryRedis::default(),
+            plan,
+            settings,
+            observers: all,
+            workers: BTreeMap::new(),
+        };
         driver.start_worker(0)?;
         driver.settle()?;
         Ok(driver)
@@ -262,7 +272,8 @@ impl Driver {
 
     fn start_worker(&mut self, number: usize) -> Result<(), DriverError> {
         let budget = self.settings.budget;
-        let worker = self.workers.entry(number).or_insert_with(|| DrivenWorker { storage: Arc::new(MemoryStateStorage::new(budget)), alive: None });
+        let worker =
+            self.workers.entry(number).or_insert_with(|| DrivenWorker { storage: Arc::new(MemoryStateStorage::new(budget)), alive: None });
         let mut settings = Settings::in_process(worker_name(number)?);
         // The driver says when to commit.
         settings.commit_interval = Duration::from_secs(u32::MAX.into());

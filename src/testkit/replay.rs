@@ -91,8 +91,15 @@ impl From<std::io::Error> for ReplayError {
 ///
 /// # Errors
 /// [`ReplayError`]; what was committed before is in `output`.
-pub fn replay(plan: Plan, settings: DriverSettings, commit_every: usize, input: impl BufRead, mut output: impl Write) -> Result<(), ReplayError> {
-    let mut replay = Replay { driver: Driver::new(plan, settings, Vec::new())?, lines: BTreeMap::new(), line: 0, lines_of_rows: BTreeMap::new() };
+pub fn replay(
+    plan: Plan,
+    settings: DriverSettings,
+    commit_every: usize,
+    input: impl BufRead,
+    mut output: impl Write,
+) -> Result<(), ReplayError> {
+    let mut replay =
+        Replay { driver: Driver::new(plan, settings, Vec::new())?, lines: BTreeMap::new(), line: 0, lines_of_rows: BTreeMap::new() };
     let mut since_commit = 0;
     for (index, text) in input.lines().enumerate() {
         let text = text?;
@@ -152,19 +159,23 @@ impl Replay {
             }
             self.driver.rebalance(rebalance.workers)?;
         } else {
-            let source = line.source.as_deref().ok_or_else(|| bad("needs `source`, or `advance`, `commit`, `crash`, `rebalance`".into()))?;
+            let source =
+                line.source.as_deref().ok_or_else(|| bad("needs `source`, or `advance`, `commit`, `crash`, `rebalance`".into()))?;
             if line.value.is_none() && !line.tombstone {
                 return Err(bad("needs `value` (null, or `\"tombstone\":true`, for a tombstone)".into()));
             }
             let value = if line.tombstone { None } else { line.value.flatten().map(RawValue::get).filter(|text| *text != "null") };
             let time = line.time.as_ref().map(read_time).transpose().map_err(bad)?;
             let headers = line.headers.iter().flatten();
-            let headers = headers.map(|(name, value)| (SmolStr::new(name), value.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes())))).collect();
+            let headers = headers
+                .map(|(name, value)| (SmolStr::new(name), value.as_ref().map(|text| Bytes::copy_from_slice(text.as_bytes()))))
+                .collect();
             let to_send = ToSend { to: source, value, key: line.key.as_ref(), headers, time, partition: line.partition };
             let encoded = encode(&self.driver.plan().topology, to_send).map_err(|error| bad(error.0))?;
             let now = crate::model::Clock::now(&self.driver.clock);
             let topic = encoded.topic.clone();
-            let sent = self.driver.send(&topic, encoded.partition, encoded.key, encoded.value, encoded.time.unwrap_or(now), encoded.headers);
+            let sent =
+                self.driver.send(&topic, encoded.partition, encoded.key, encoded.value, encoded.time.unwrap_or(now), encoded.headers);
             let (partition, offset) = sent.map_err(|error| bad(error.0))?;
             self.lines.insert((topic, partition, offset), number);
             self.driver.process()?;

@@ -8,11 +8,12 @@ use serde_json::Value as Tree;
 use crate::codec::json::to_json;
 use crate::config::diagnostic::{Place, SourceText};
 use crate::config::spec::{
-    Expectation, ExpectDeadLetter, ExpectMetric, ExpectOutput, ExpectRedis, ExpectTable, ExpectedValue, MetricIs, RedisHolds, Step, StepKind, TestSpec,
+    ExpectDeadLetter, ExpectMetric, ExpectOutput, ExpectRedis, ExpectTable, Expectation, ExpectedValue, MetricIs, RedisHolds, Step,
+    StepKind, TestSpec,
 };
 use crate::model::{Clock, Key, Object, TableId, Time, Value};
-use crate::runtime::observe::CommittedOutput;
 use crate::operators::DeadLetter;
+use crate::runtime::observe::CommittedOutput;
 use crate::state::layout;
 use crate::testkit::driver::{Driver, DriverError, DriverSettings};
 use crate::testkit::send::{ToSend, encode, key_value};
@@ -60,7 +61,8 @@ impl Scenario {
         let said = |error: DriverError| error.0;
         match &step.what {
             StepKind::Send(send) => {
-                let headers = send.headers.iter().map(|(name, value)| (name.clone(), Some(Bytes::copy_from_slice(value.as_bytes())))).collect();
+                let headers =
+                    send.headers.iter().map(|(name, value)| (name.clone(), Some(Bytes::copy_from_slice(value.as_bytes())))).collect();
                 let to_send = ToSend {
                     to: &send.to.value,
                     value: send.value.as_ref().map(|data| data.text.as_str()),
@@ -114,7 +116,8 @@ impl Scenario {
 
     fn expect_table(&mut self, expected: &ExpectTable) -> Result<(), String> {
         let topology = &self.driver.plan().topology;
-        let index = topology.tables.iter().position(|table| *table.name == *expected.table.value.as_str()).ok_or("there is no such table")?;
+        let index =
+            topology.tables.iter().position(|table| *table.name == *expected.table.value.as_str()).ok_or("there is no such table")?;
         let codec = topology.tables[index].key;
         let value = key_value(codec, &expected.key.value).map_err(|error| error.0)?;
         let record_key = codec.store_key(&value).map_err(|bad| bad.detail)?;
@@ -123,11 +126,17 @@ impl Scenario {
         let name = format!("table `{}`, key {}", expected.table.value, expected.key.value);
         match (&expected.row, row) {
             (None, None) => Ok(()),
-            (None, Some(row)) => Err(unlike(&format!("{name}: the row is there"), &Tree::String("absent".into()), &to_json(&Value::Object(row)))),
+            (None, Some(row)) => {
+                Err(unlike(&format!("{name}: the row is there"), &Tree::String("absent".into()), &to_json(&Value::Object(row))))
+            }
             (Some(expected), None) => Err(unlike(&format!("{name}: there is no row"), &expected.value, &Tree::String("absent".into()))),
             (Some(expected), Some(row)) => {
                 let actual = to_json(&Value::Object(row));
-                if contains(&actual, &expected.value) { Ok(()) } else { Err(unlike(&format!("{name}: the row differs"), &expected.value, &actual)) }
+                if contains(&actual, &expected.value) {
+                    Ok(())
+                } else {
+                    Err(unlike(&format!("{name}: the row differs"), &expected.value, &actual))
+                }
             }
         }
     }
@@ -173,23 +182,44 @@ impl Scenario {
             }
             (RedisHolds::String(wanted), Some(Held::String(text))) if text == wanted.as_bytes() => Ok(()),
             (RedisHolds::String(wanted), _) => differs("it differs", &Tree::String(wanted.clone())),
-            (RedisHolds::Set(data), Some(Held::Set(_))) | (RedisHolds::Stream(data), Some(Held::Stream(_))) | (RedisHolds::Zset(data), Some(Held::Zset(_))) => {
+            (RedisHolds::Set(data), Some(Held::Set(_)))
+            | (RedisHolds::Stream(data), Some(Held::Stream(_)))
+            | (RedisHolds::Zset(data), Some(Held::Zset(_))) => {
                 let actual = unpacked(shown(&held));
-                if same_list(&actual, &data.value) { Ok(()) } else { Err(unlike(&format!("Redis key `{key}`: it differs"), &data.value, &actual)) }
+                if same_list(&actual, &data.value) {
+                    Ok(())
+                } else {
+                    Err(unlike(&format!("Redis key `{key}`: it differs"), &data.value, &actual))
+                }
             }
             (RedisHolds::Published(data), _) => {
-                let taken: Vec<Tree> = self.published.iter().filter(|(channel, _)| channel == key).map(|(_, payload)| Tree::String(payload.clone())).collect();
+                let taken: Vec<Tree> =
+                    self.published.iter().filter(|(channel, _)| channel == key).map(|(_, payload)| Tree::String(payload.clone())).collect();
                 self.published.retain(|(channel, _)| channel != key);
                 let actual = unpacked(Tree::Array(taken));
-                if same_list(&actual, &data.value) { Ok(()) } else { Err(unlike(&format!("channel `{key}`: the messages differ"), &data.value, &actual)) }
+                if same_list(&actual, &data.value) {
+                    Ok(())
+                } else {
+                    Err(unlike(&format!("channel `{key}`: the messages differ"), &data.value, &actual))
+                }
             }
-            (RedisHolds::Hash(data) | RedisHolds::Json(data) | RedisHolds::Set(data) | RedisHolds::Stream(data) | RedisHolds::Zset(data), _) => differs("it differs", &data.value),
+            (
+                RedisHolds::Hash(data) | RedisHolds::Json(data) | RedisHolds::Set(data) | RedisHolds::Stream(data) | RedisHolds::Zset(data),
+                _,
+            ) => differs("it differs", &data.value),
         }
     }
 
     fn expect_output(&mut self, expected: &ExpectOutput) -> Result<(), String> {
         let name = &expected.output.value;
-        let index = self.driver.plan().topology.outputs.iter().position(|output| *output.name == *name.as_str()).ok_or("there is no such output")?;
+        let index = self
+            .driver
+            .plan()
+            .topology
+            .outputs
+            .iter()
+            .position(|output| *output.name == *name.as_str())
+            .ok_or("there is no such output")?;
         let records = self.outputs.remove(&index).unwrap_or_default();
         let actual = Tree::Array(records.iter().map(output_json).collect());
         let wanted = Tree::Array(expected.records.iter().map(wanted_json).collect());
@@ -244,7 +274,11 @@ impl Scenario {
             MetricIs::Exactly(wanted) => (actual == wanted as i64, wanted.to_string()),
             MetricIs::AtLeast(wanted) => (actual >= wanted as i64, format!("at least {wanted}")),
         };
-        if holds { Ok(()) } else { Err(format!("metric `{}`: it differs\n  expected: {wanted}\n  actual:   {actual}", expected.metric.value)) }
+        if holds {
+            Ok(())
+        } else {
+            Err(format!("metric `{}`: it differs\n  expected: {wanted}\n  actual:   {actual}", expected.metric.value))
+        }
     }
 }
 
@@ -258,7 +292,9 @@ fn contains(actual: &Tree, expected: &Tree) -> bool {
         (Tree::Object(actual), Tree::Object(expected)) => {
             expected.iter().all(|(name, expected)| contains(actual.get(name).unwrap_or(&Tree::Null), expected))
         }
-        (Tree::Array(actual), Tree::Array(expected)) => actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, e)| contains(a, e)),
+        (Tree::Array(actual), Tree::Array(expected)) => {
+            actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, e)| contains(a, e))
+        }
         (Tree::Number(a), Tree::Number(e)) => a == e || a.as_f64() == e.as_f64(),
         // A decimal is a text with its scale; written without quotes it means the same.
         (Tree::String(a), Tree::Number(e)) => *a == e.to_string(),

@@ -96,7 +96,10 @@ fn encode_key(codec: KeyCodec, value: &Value) -> Result<Bytes, DriverError> {
 /// What `keyed_by` yields for the value; no key where it cannot be computed, as a producer that sends none.
 fn keyed_by(source: &SourceSpec, value: Option<&[u8]>) -> Result<Option<Bytes>, DriverError> {
     let (Some(program), Some(value)) = (&source.keyed_by, value) else {
-        return Err(DriverError(format!("a record to `{}` needs a `key`: there is no value from which `keyed_by` could compute it", source.name)));
+        return Err(DriverError(format!(
+            "a record to `{}` needs a `key`: there is no value from which `keyed_by` could compute it",
+            source.name
+        )));
     };
     let mut decoder = (source.value.decoder)(&source.event, Limits::default());
     let Ok(event) = decoder.decode(value) else { return Ok(None) };

@@ -212,7 +212,7 @@ fn id(kind: &str, name: &str) -> String {
 pub fn json(plan: &Plan) -> Value {
     let topology = &plan.topology;
     let sources: Vec<Value> = topology.sources.iter().map(|source| json!({ "name": &*source.name, "topic": &*source.topic, "key": key_name(source.key), "value": source.value.name, "type": source.event.to_string() })).collect();
-    let tables: Vec<Value> = topology.tables.iter().map(|table| table_json(table)).collect();
+    let tables: Vec<Value> = topology.tables.iter().map(table_json).collect();
     let views: Vec<Value> = topology
         .views
         .iter()

@@ -37,9 +37,10 @@ fn case(name: String, row: &Json) -> Case {
         unchecked: more.is_some_and(|more| more.get("unchecked") == Some(&Json::Bool(true))),
         container: more.and_then(|more| more.get("container")).and_then(Json::as_str).unwrap_or_default().to_owned(),
     };
-    let expected = match row[1].get("error") {
-        Some(words) => Expected::Error(words.as_str().map(str::to_owned)),
-        None => {
+    let expected = match (row[1].get("error"), row[1].get("type_only")) {
+        (Some(words), _) => Expected::Error(words.as_str().map(str::to_owned)),
+        (None, Some(ty)) => Expected::Type(ty.as_str().expect("a type").to_owned()),
+        (None, None) => {
             let ty = more.and_then(|more| more.get("type")).and_then(Json::as_str).map(str::to_owned);
             Expected::Value(value_of(&row[1], &Type::Any), ty)
         }

@@ -3,8 +3,12 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod server;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::ready;
@@ -86,7 +90,7 @@ pub fn candle_row(open: i64, close: i64) -> Value {
 }
 
 /// Rows of one partition, by store key, and its changelog.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Partition {
     pub products: BTreeMap<String, Product>,
     pub candles: BTreeMap<(String, i64), (i64, i64)>,
@@ -167,7 +171,15 @@ impl Tables {
 
 fn row_change(key: &str, start: Option<i64>, old: Option<Value>, new: Option<Value>, time: i64) -> RowChange {
     let window = start.map(|start| (Time(start), Time(start + 60_000)));
-    RowChange { key: Value::string(key), key_bytes: Key::from_slice(key.as_bytes()), window, old, new, time: Time(time), headers: Headers::default() }
+    RowChange {
+        key: Value::string(key),
+        key_bytes: Key::from_slice(key.as_bytes()),
+        window,
+        old,
+        new,
+        time: Time(time),
+        headers: Headers::default(),
+    }
 }
 
 fn store_key(row: &RowChange) -> Key {
@@ -260,6 +272,55 @@ impl RowSource for Tables {
 
     fn partition_of(&self, _table: TableId, key_text: &str) -> Option<i32> {
         Some(partition_of(key_text, self.lock().len()))
+    }
+}
+
+/// The tables as one worker has them: as they are, until it is replaced, and as they were then ever after.
+pub struct Replica {
+    live: Arc<Tables>,
+    frozen: Mutex<Option<Arc<Tables>>>,
+}
+
+impl Replica {
+    pub fn of(live: &Arc<Tables>) -> Arc<Replica> {
+        Arc::new(Replica { live: live.clone(), frozen: Mutex::default() })
+    }
+
+    /// The worker commits nothing any more.
+    pub fn freeze(&self) {
+        let copy = Tables { partitions: Mutex::new(self.live.lock().clone()), refusals: Mutex::default() };
+        *self.frozen.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(copy));
+    }
+
+    fn now(&self) -> Arc<Tables> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(|| self.live.clone())
+    }
+}
+
+impl RowSource for Replica {
+    fn scan(&self, table: TableId, partition: i32, after: Option<Key>, limit: usize) -> Asked<Page> {
+        self.now().scan(table, partition, after, limit)
+    }
+
+    fn changed_keys(&self, table: TableId, partition: i32, from: Offset, to: Offset, limit: usize) -> Asked<Option<Vec<Key>>> {
+        self.now().changed_keys(table, partition, from, to, limit)
+    }
+
+    fn rows(&self, table: TableId, partition: i32, keys: Vec<Key>) -> Asked<Rows> {
+        self.now().rows(table, partition, keys)
+    }
+
+    /// The end is asked of the cluster, not of the worker.
+    fn log_end(&self, table: TableId, partition: i32) -> Asked<Offset> {
+        self.live.log_end(table, partition)
+    }
+
+    fn partition_count(&self, table: TableId) -> i32 {
+        self.live.partition_count(table)
+    }
+
+    fn partition_of(&self, table: TableId, key_text: &str) -> Option<i32> {
+        self.live.partition_of(table, key_text)
     }
 }
 
@@ -367,7 +428,8 @@ pub fn expected(partitions: &[Partition]) -> BTreeMap<String, Held> {
         let quoted = |text: &Option<String>| text.as_ref().map_or("null".to_owned(), |text| format!("\"{text}\""));
         let price = product.price.map(decimal);
         let mut all = BTreeMap::new();
-        let mut put = |name: &str, value: &Option<String>| _ = value.as_ref().map(|value| all.insert(bytes(name.to_owned()), bytes(value.clone())));
+        let mut put =
+            |name: &str, value: &Option<String>| _ = value.as_ref().map(|value| all.insert(bytes(name.to_owned()), bytes(value.clone())));
         put("name", &product.name);
         put("category", &product.category);
         put("price", &price);
@@ -435,6 +497,19 @@ pub fn difference(found: &BTreeMap<String, Held>, expected: &BTreeMap<String, He
     let first: Vec<String> = lines.by_ref().take(5).collect();
     let more = lines.count();
     (!first.is_empty()).then(|| format!("{}\n(and {more} more)", first.join("\n")))
+}
+
+/// Looks until there is an answer; fails after `deadline`, with what was missing.
+#[track_caller]
+pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(answer) = look() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {deadline:?} in vain for {what}");
+        thread::park_timeout(Duration::from_millis(20));
+    }
 }
 
 /// A small generator of numbers: the same seed gives the same run.

@@ -112,7 +112,7 @@ log: { format: json, level: debug }
     assert_eq!((config.worker.guarantee, config.worker.on_lag), (Guarantee::AtLeastOnce, OnLag::Pause));
     assert_eq!(config.kafka.brokers, "a:1,b:2");
     let sasl = config.kafka.security.sasl.unwrap();
-    assert_eq!((sasl.mechanism, sasl.username.as_str(), sasl.password.expose()), ("SCRAM-SHA-512", "u", "0123456789abcdef"));
+    assert_eq!((sasl.mechanism, sasl.username.as_str(), sasl.password.expose()), ("scram-sha-512", "u", "0123456789abcdef"));
     assert_eq!(config.kafka.security.key_password.unwrap().expose(), "pass");
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(config.kafka.client, [pair("fetch.wait.max.ms", "60"), pair("socket.keepalive.enable", "true")]);

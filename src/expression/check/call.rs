@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::config::suggest::nearest;
 use crate::expression::ExpressionProblemKind;
 use crate::expression::check::{Checker, Typed, may_be_null_help};
 use crate::expression::compare::Budget;
 use crate::expression::functions::{Flavour, GREATEST, LEAST, pattern, type_of};
 use crate::expression::node::{Frame, Node, Run};
 use crate::expression::parse::{Ast, Kind};
-use crate::expression::problem::nearest;
 use crate::expression::resolve::{Entry, Mismatch, Signature, entries, resolve};
 use crate::expression::types::{describe, free, is_number, is_open, join_or_any};
 use crate::model::{Type, Value};

@@ -58,7 +58,7 @@ pub static FUNCTIONS: &[Function] = &[
         ],
         Run::Checked,
         "Adds numbers and times; joins strings, bytes and lists. Overflow is an error.",
-        ("decimal(\"9.90\") + 1", "10.90"),
+        ("decimal(\"9.90\") + 1", "decimal(\"10.90\")"),
     ),
     plain(
         "-",
@@ -97,7 +97,7 @@ pub static FUNCTIONS: &[Function] = &[
         ],
         Run::Checked,
         "Multiplies. Overflow is an error.",
-        ("decimal(\"9.90\") * 3", "29.70"),
+        ("decimal(\"9.90\") * 3", "decimal(\"29.70\")"),
     ),
     plain(
         "/",
@@ -252,7 +252,7 @@ pub static FUNCTIONS: &[Function] = &[
         ],
         Run::One(convert::to_decimal),
         "An exact decimal number with its scale, up to 28 digits. What does not fit exactly is an error.",
-        ("decimal(\"9.90\")", "9.90"),
+        ("decimal(9.9)", "decimal(\"9.9\")"),
     ),
     conversion(
         "string",
@@ -669,7 +669,7 @@ pub static FUNCTIONS: &[Function] = &[
         &["math.round(decimal, int) -> decimal"],
         Run::Two(math::round_to),
         "The nearest decimal with so many digits after the point, halves away from zero.",
-        ("math.round(decimal(\"9.995\"), 2)", "10.00"),
+        ("math.round(decimal(\"9.995\"), 2)", "decimal(\"10.00\")"),
     ),
     plain(
         "math.trunc",

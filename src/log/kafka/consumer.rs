@@ -17,7 +17,7 @@ use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
 use crate::log::kafka::context::ConsumerSide;
 use crate::log::kafka::error::{by_code, by_reason, kind_of, of};
-use crate::log::kafka::ffi::{ConsumerClient, DataQueue, GroupMetadata, InputTopic, KafkaMessage, position};
+use crate::log::kafka::ffi::{ConsumerClient, DataQueue, End, GroupMetadata, InputTopic, KafkaMessage, list_offset, position};
 use crate::log::{Consumer, Event, GroupMetadata as AnyGroupMetadata, Input, LogError, LogErrorKind, Message};
 use crate::model::{Name, Offset};
 
@@ -364,6 +364,17 @@ fn place_of<'a>(topics: &'a mut [KnownTopic], last_topic: &mut usize, message: &
     Some((*last_topic, reading))
 }
 
+/// Why a partition has no leader: it does not exist, or its leader is being elected.
+fn no_leader(client: &ConsumerClient, topic: &str, partition: i32, timeout: Duration) -> RDKafkaErrorCode {
+    let Ok(metadata) = client.fetch_metadata(Some(topic), timeout) else { return RDKafkaErrorCode::OperationTimedOut };
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    match found.map(|found| found.partitions().iter().any(|found| found.id() == partition)) {
+        Some(true) => RDKafkaErrorCode::LeaderNotAvailable,
+        Some(false) => RDKafkaErrorCode::UnknownPartition,
+        None => RDKafkaErrorCode::UnknownTopicOrPartition,
+    }
+}
+
 fn list(partitions: &[(&Name, i32, Option<i64>)]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for (topic, partition, offset) in partitions {
@@ -504,11 +515,16 @@ impl Consumer for KafkaConsumer {
         partitions.iter().map(offset_of).collect()
     }
 
-    /// The end is the last stable offset because the consumer reads committed records only.
     fn bounds(&mut self, topic: &Name, partition: i32, timeout: Duration) -> Result<(Offset, Offset), LogError> {
-        let what = || format!("fetch offsets of `{topic}` partition {partition}");
-        let (start, end) = self.client()?.fetch_watermarks(topic, partition, timeout).map_err(|error| of(what(), &error))?;
-        Ok((Offset(start), Offset(end)))
+        let client = self.client()?;
+        let end_of = |end| {
+            let offset = list_offset(client, topic, partition, end, timeout).map_err(|code| match code {
+                RDKafkaErrorCode::NoEnt => no_leader(client, topic, partition, timeout),
+                code => code,
+            });
+            offset.map(Offset).map_err(|code| by_code(format!("fetch offsets of `{topic}` partition {partition}"), code))
+        };
+        Ok((end_of(End::First)?, end_of(End::Last)?))
     }
 
     fn group(&mut self) -> Option<AnyGroupMetadata> {

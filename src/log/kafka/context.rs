@@ -51,7 +51,8 @@ impl Connection {
     }
 
     pub(super) fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        if matches!(facility, "FAIL" | "ERROR") {
+        // `1/1 brokers are down` follows the reason why and would hide it.
+        if matches!(facility, "FAIL" | "ERROR") && !text.ends_with("brokers are down") {
             self.note(text);
         }
         match level {

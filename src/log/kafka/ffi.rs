@@ -390,7 +390,9 @@ impl OutputTopic {
         match error {
             Ok(()) => {
                 // The record owns the headers now.
-                list.map(std::mem::forget);
+                if let Some(list) = list {
+                    std::mem::forget(list);
+                }
                 Ok(())
             }
             Err(error) => Err(error.code),
@@ -543,6 +545,80 @@ unsafe fn read_description(topic: *const native::rd_kafka_TopicDescription_t) ->
         native::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
         let id = CStr::from_ptr(native::rd_kafka_Uuid_base64str(native::rd_kafka_TopicDescription_topic_id(topic)));
         (name, Ok((i32::try_from(partitions).unwrap_or(i32::MAX), id.to_string_lossy().into_owned())))
+    }
+}
+
+/// One of the two ends of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// The first offset that is still there.
+    First,
+    /// The high watermark, whatever transactions are open.
+    Last,
+}
+
+/// Asks the leader of a partition for one of its ends.
+pub(super) fn list_offset(
+    client: &ConsumerClient,
+    topic: &str,
+    partition: i32,
+    end: End,
+    timeout: Duration,
+) -> Result<i64, RDKafkaErrorCode> {
+    use native::rd_kafka_OffsetSpec_t as Spec;
+    let spec = match end {
+        End::First => Spec::RD_KAFKA_OFFSET_SPEC_EARLIEST,
+        End::Last => Spec::RD_KAFKA_OFFSET_SPEC_LATEST,
+    };
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition(topic, partition);
+    let kafka = client.client().native_ptr();
+    let timeout_ms = milliseconds(timeout);
+    // SAFETY: the client is valid throughout and the list, of one element, is copied by the call; options, queue and event are
+    // each made and destroyed here once, and what is read from the event is read before it is destroyed.
+    unsafe {
+        (*(*list.ptr()).elems).offset = spec as i64;
+        let options = native::rd_kafka_AdminOptions_new(kafka, native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
+        let mut unused = [0 as c_char; 64];
+        native::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, unused.as_mut_ptr(), unused.len());
+        let queue = native::rd_kafka_queue_new(kafka);
+        native::rd_kafka_ListOffsets(kafka, list.ptr(), options, queue);
+        // The request has a time-out of its own; the event comes in any case.
+        let event = native::rd_kafka_queue_poll(queue, timeout_ms.saturating_add(1000));
+        let result = read_offset(event);
+        if !event.is_null() {
+            native::rd_kafka_event_destroy(event);
+        }
+        native::rd_kafka_queue_destroy(queue);
+        native::rd_kafka_AdminOptions_destroy(options);
+        result
+    }
+}
+
+/// # Safety
+/// `event` is null or a valid event.
+unsafe fn read_offset(event: *mut native::rd_kafka_event_t) -> Result<i64, RDKafkaErrorCode> {
+    const NONE: native::rd_kafka_resp_err_t = native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // SAFETY: everything read belongs to the event, which the caller keeps alive.
+    unsafe {
+        if event.is_null() {
+            return Err(RDKafkaErrorCode::OperationTimedOut);
+        }
+        let error = native::rd_kafka_event_error(event);
+        if error != NONE {
+            return Err(error.into());
+        }
+        let result = native::rd_kafka_event_ListOffsets_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::Fail);
+        }
+        let mut count = 0;
+        let infos = native::rd_kafka_ListOffsets_result_infos(result, &mut count);
+        if count == 0 {
+            return Err(RDKafkaErrorCode::UnknownPartition);
+        }
+        let found = native::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos);
+        if (*found).err != NONE { Err((*found).err.into()) } else { Ok((*found).offset) }
     }
 }
 

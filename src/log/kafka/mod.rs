@@ -14,6 +14,8 @@ mod error;
 mod ffi;
 mod producer;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use ffi::{GroupMetadata, KafkaMessage};
 pub use settings::{

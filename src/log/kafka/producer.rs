@@ -23,8 +23,10 @@ use crate::model::{Headers, Name, Offset};
 const BATCH_RECORDS_MAX: usize = 1000;
 /// Bytes of them, so that large records do not lie here twice.
 const BATCH_BYTES_MAX: usize = 1 << 20;
+/// `batch.size` of librdkafka where nobody sets it.
+const BATCH_SIZE_DEFAULT: usize = 1_000_000;
 /// How long `topic` waits for metadata.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `send` waits for room when the client's queue is full, in slices of so much.
 const FULL_WAIT: Duration = Duration::from_millis(10);
 /// What a record takes beside key and value, at most: the same that a broker adds when it compares with `max.message.bytes`.
@@ -93,6 +95,8 @@ pub(super) struct KafkaProducer {
     handles: HashMap<Name, TopicHandle>,
     client: ProducerClient,
     admin: KafkaAdmin,
+    /// `batch.size` of the client.
+    batch_bytes: usize,
     is_transactional: bool,
     /// How long a full queue may keep `send` waiting: as long as a transaction may take.
     full_timeout: Duration,
@@ -109,6 +113,7 @@ impl KafkaProducer {
             handles: HashMap::new(),
             client,
             admin,
+            batch_bytes: config.get("batch.size").and_then(|text| text.parse().ok()).unwrap_or(BATCH_SIZE_DEFAULT),
             is_transactional: settings.transactional_id.is_some(),
             full_timeout: settings.transaction_timeout,
             is_unknown: false,
@@ -155,7 +160,8 @@ impl KafkaProducer {
         if error.kind == LogErrorKind::TooLarge {
             return error;
         }
-        self.fatal().unwrap_or_else(|| if self.is_transactional { LogError { kind: LogErrorKind::Abort, ..error } } else { error })
+        let kind = if self.is_transactional { LogErrorKind::Abort } else { error.kind };
+        self.fatal().unwrap_or(LogError { kind, ..error })
     }
 
     fn fatal(&self) -> Option<LogError> {
@@ -255,6 +261,14 @@ impl Producer for KafkaProducer {
             return Err(by_code(what(), RDKafkaErrorCode::UnknownTopicOrPartition));
         }
         let record_bytes_max = self.admin.record_bytes_max(name);
+        if record_bytes_max < self.batch_bytes {
+            // A broker measures a batch, and this client does not split one that was refused.
+            let cause = format!(
+                "`max.message.bytes` of the topic is {record_bytes_max}, less than a batch of the client: raise it, or set `kafka.client.batch.size` (now {}) to less",
+                self.batch_bytes
+            );
+            return Err(LogError::new(LogErrorKind::Config, format!("write to `{name}`"), cause));
+        }
         let known = &mut self.topics[handle.0 as usize];
         known.partitions = partitions;
         known.record_bytes_max = record_bytes_max;

@@ -4,6 +4,7 @@
 //! from outside by name, as is everything that loads code or reads files behind the user's back.
 
 use std::fmt;
+use std::fs::File;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -100,7 +101,7 @@ impl KafkaSettings {
         }
     }
 
-    /// Says what is wrong with the settings before anything is connected.
+    /// Says what is wrong with the settings, and whether the files they name are there, before anything is connected.
     ///
     /// # Errors
     /// `Config`, naming the setting and the reason.
@@ -122,6 +123,14 @@ impl KafkaSettings {
         }
         if is_sasl && (security.mechanism.is_none() || security.username.is_none() || security.password.is_none()) {
             return refuse("use SASL".into(), "`mechanism`, `username` and `password` are all needed");
+        }
+        for (key, path) in [("ca", &security.ca), ("certificate", &security.certificate), ("key", &security.key)] {
+            // The client says of a file that is not there that it is no certificate.
+            if let Some(path) = path
+                && let Err(error) = File::open(path)
+            {
+                return refuse(format!("read `kafka.security.{key}` from `{path}`"), &error.to_string());
+            }
         }
         if self.brokers.trim().is_empty() {
             return refuse("connect to Kafka".into(), "`kafka.brokers` is empty: give `host:port`, separated by commas");

@@ -73,6 +73,10 @@ impl Disk for RocksDisk {
         Box::new(self.try_open().unwrap())
     }
 
+    fn is_synchronous(&self) -> bool {
+        false
+    }
+
     /// The files as they are at this moment are what a killed process leaves; closing RocksDB would flush.
     fn crash(&mut self, state: TaskState) {
         let (database, copy) = (self.database(), self.folder.0.join("copy"));
@@ -204,6 +208,38 @@ fn a_restore_from_the_start_goes_into_files() {
     let mut state = disk.state(CacheBudget::default());
     assert_eq!(state.offsets().changelog(ROWS), Some(Offset(60_000)));
     assert_eq!(count(&mut state), 18_000);
+}
+
+#[test]
+fn an_interrupted_restore_is_never_served() {
+    let disk = RocksDisk::new();
+    let mut state = disk.state(CacheBudget { restore_bytes: 1 << 20, ..CacheBudget::default() });
+    state.begin_restore(ROWS, Offset(0)).unwrap();
+    for number in 0..10_000u32 {
+        state.restore_put(ROWS, format!("\u{1}{number:06}").as_bytes(), Some(&[1; 100])).unwrap();
+    }
+    drop(state);
+    let error = TaskState::open(Box::new(disk.try_open().unwrap()), specs(), CacheBudget::default()).err().unwrap();
+    assert!(matches!(error, StateError::Corrupt { .. }), "{error}");
+    assert_eq!(error.to_string(), "cannot open store `rows`: its restore was interrupted, it holds only a part of its rows");
+}
+
+#[test]
+fn the_offset_of_an_emptied_store_does_not_outlive_its_rebuild() {
+    let storage = MemoryStorage::new();
+    let open = || TaskState::open(Box::new(storage.open().unwrap()), specs(), CacheBudget::default());
+    let mut state = open().unwrap();
+    seal_rows(&mut state, 1, [(1, 1)]);
+    state.delete(ROWS, "\u{1}000001".as_bytes()).unwrap();
+    state.seal(&Sealed { changelogs: vec![(ROWS, Offset(2))], inputs: Vec::new() }).unwrap();
+    state.close().unwrap();
+    let mut state = open().unwrap();
+    state.begin_restore(ROWS, Offset(0)).unwrap();
+    state.restore_put(ROWS, b"\x01a", Some(b"a part")).unwrap();
+    state.flush().unwrap();
+    drop(state);
+    let stored = open().map(|state| state.offsets().changelog(ROWS));
+    assert!(!matches!(stored, Ok(Some(_))), "a part of the rows has no offset: {stored:?}");
 }
 
 #[test]
