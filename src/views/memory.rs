@@ -178,9 +178,11 @@ impl MemoryViews {
             };
             // The step made the piece: only now is it known whose rows it holds.
             let rows = lane.subjects().iter().zip(effects);
-            inside.effects.extend(rows.flat_map(|(row, effects)| {
-                effects.into_iter().map(|effect| ViewEffect { view: view.clone(), row: row.clone(), effect })
-            }));
+            inside.effects.extend(
+                rows.flat_map(|(row, effects)| {
+                    effects.into_iter().map(|effect| ViewEffect { view: view.clone(), row: row.clone(), effect })
+                }),
+            );
             drop(inside);
             lane.answer(answer, now);
             self.queue.done(*id, lane.take_released());
