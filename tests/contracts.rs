@@ -332,21 +332,33 @@ fn a_flush_reports_the_highest_offsets(world: &World) {
 }
 
 fn aborted_records_are_never_seen(world: &World) {
-    let topic = world.topic("a", 1);
+    let topic = world.topic("a", 2);
     let mut producer = world.transaction("t");
     let (handle, _) = producer.topic(&topic).unwrap();
     send(&mut *producer, handle, 0, "aborted after a flush");
     producer.flush(CALL).unwrap();
     producer.abort(CALL).unwrap();
-    producer.begin().unwrap();
-    send(&mut *producer, handle, 0, "aborted before a flush");
-    producer.abort(CALL).unwrap();
+    for keep_time in [false, true] {
+        producer.begin().unwrap();
+        let record = Outgoing {
+            topic: handle,
+            partition: 1,
+            key: None,
+            value: Some(b"aborted"),
+            time: Time(1),
+            keep_time,
+            headers: &Headers::default(),
+        };
+        producer.send(record).unwrap();
+        producer.abort(CALL).unwrap();
+    }
     producer.begin().unwrap();
     send(&mut *producer, handle, 0, "committed");
-    assert_eq!(producer.flush(CALL).unwrap().len(), 1);
+    let acknowledged = producer.flush(CALL).unwrap();
+    assert_eq!(acknowledged.iter().map(|(_, partition, _)| *partition).collect::<Vec<_>>(), [0], "nothing is told of what was aborted");
     producer.commit(CALL).unwrap();
-    let values: Vec<String> = world.read(&topic, 0).into_iter().map(|(_, value)| value).collect();
-    assert_eq!(values, ["committed"]);
+    let values = |partition| -> Vec<String> { world.read(&topic, partition).into_iter().map(|(_, value)| value).collect() };
+    assert_eq!((values(0), values(1)), (vec!["committed".to_owned()], vec![]));
 }
 
 fn an_open_transaction_hides_what_follows_it(world: &World) {

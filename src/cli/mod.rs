@@ -12,6 +12,7 @@ use crate::config::render::{Look, render};
 use crate::topology::{self, Loaded};
 
 pub mod check;
+pub mod demo;
 pub mod describe;
 pub mod explain;
 pub mod inspect;
@@ -20,6 +21,7 @@ pub mod replay;
 pub mod run;
 pub mod schema;
 pub mod test;
+pub mod worker;
 
 /// Good, problems found, wrong use or cannot run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,7 @@ pub const COMMANDS: &[&Command] = &[
     &replay::COMMAND,
     &query::COMMAND,
     &inspect::COMMAND,
+    &demo::COMMAND,
     &schema::COMMAND,
     &describe::COMMAND,
 ];

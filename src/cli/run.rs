@@ -10,29 +10,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::cli::worker::{RunningWorker, WorkerParts};
 use crate::cli::{Command, Exit, Io, load, one_topology};
-use crate::config::env::Environment;
 use crate::config::render::render;
 use crate::config::worker::{Guarantee, LogFormat, OnLag, Sources, WorkerConfig, load as load_config, show};
-use crate::http::{HttpLimits, HttpOptions, Server};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
 use crate::metrics::{self, Metrics};
 use crate::model::{Name, SystemClock};
-use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
-use crate::runtime::feed::ViewFeed;
-use crate::runtime::peers::{Me, PeerThread, Peers, refuse_rival};
-use crate::runtime::rows::TaskRows;
 use crate::runtime::settings::{Guarantee as RunGuarantee, Settings};
-use crate::runtime::start::{App, Parts, StartError, prepare};
+use crate::runtime::start::MakeStorage;
 use crate::runtime::storage::DiskStorage;
 use crate::runtime::task::StateStorage;
-use crate::runtime::worker::{Crew, ThreadState, Worker, WorkerHandle};
 use crate::state::CacheBudget;
 use crate::state::rocks::{RocksMemory, RocksShared};
 use crate::topology::{Plan, plan};
-use crate::views::ViewPublisher;
-use crate::views::redis::{RedisSettings, RedisViews};
 
 pub const COMMAND: Command = Command {
     name: "run",
@@ -72,10 +64,6 @@ pub const COMMAND: Command = Command {
 /// Back-off between attempts to start while the cluster is away, doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
-/// Past it the outcome of a script counts as unknown, and the same piece is sent again.
-const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long requests that are being answered may still take at the end.
-const HTTP_GRACE: Duration = Duration::from_secs(1);
 /// How often `--until-drained` asks for the lag.
 const DRAINED_CHECK: Duration = Duration::from_millis(200);
 
@@ -144,7 +132,7 @@ fn start_logging(config: &WorkerConfig, is_colored: bool) {
 }
 
 /// Turns true at SIGTERM or SIGINT.
-fn stop_signal() -> watch::Receiver<bool> {
+pub fn stop_signal() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         match signal(kind) {
@@ -171,95 +159,61 @@ fn serve(
 ) -> Result<Arc<Metrics>, String> {
     let log: Arc<dyn Log> = Arc::new(KafkaLog::new(kafka_settings(config)).map_err(|error| error.to_string())?);
     let metrics = Metrics::new();
-    let Some(mut app) = prepare_app(plan, config, &log, &metrics, &stop)? else { return Ok(metrics) };
-    let crew = Crew::new(config.worker.threads);
-    let rows = Arc::new(TaskRows::new(&app, Arc::new(crew.handle()), false));
-    let views = start_views(&app, config, runtime, rows.clone(), &metrics)?;
-    if let Some(views) = &views {
-        app.observers.push(Arc::new(ViewFeed::new(views.clone(), app.topic_ids.clone())));
-    }
-    let me = Me {
-        app: app.plan.topology.app.clone(),
-        worker: config.worker.id.clone(),
-        host: Environment::of_process().host_name.unwrap_or_default(),
-        process: std::process::id(),
-        life: format!("{:x}-{}", app.clock.now().0, std::process::id()),
-    };
-    refuse_rival(log.as_ref(), &me, &SystemClock)?;
-    let peers = Arc::new(Peers::default());
-    let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));
-    app.observers.push(Arc::new(ChangeFeed::of(&answers)));
-    let server = start_http(config, runtime, answers, &metrics)?;
-    let endpoint = config.http.advertise.clone().unwrap_or_else(|| server.address().to_string());
-    info!(address = %server.address(), "answering over HTTP");
-    let app = Arc::new(app);
-    let tasks = Arc::new(crew.handle());
-    let worker = crew.start(app.clone()).map_err(|fault| fault.to_string())?;
-    let peer_thread = PeerThread::start(log, me, endpoint, tasks, peers, app.clock.clone()).map_err(|error| error.to_string())?;
-    let failed = wait(&worker, runtime, stop, until_drained);
-    info!("stopping");
-    runtime.block_on(server.stop(HTTP_GRACE));
-    let stopped = worker.stop();
-    peer_thread.stop();
-    if let Some(views) = views
-        && !views.shutdown(config.worker.shutdown_timeout / 3)
-    {
-        warn!("views are behind; they catch up when a worker has their tasks again");
-    }
-    match (failed, stopped) {
-        (_, Err(fault)) => Err(fault.to_string()),
-        (Some(why), Ok(())) => Err(why),
-        (None, Ok(())) => Ok(metrics),
-    }
-}
-
-fn start_http(
-    config: &WorkerConfig,
-    runtime: &tokio::runtime::Runtime,
-    answers: Arc<WorkerAnswers>,
-    metrics: &Arc<Metrics>,
-) -> Result<Server, String> {
-    let options = HttpOptions { listen: config.http.listen, tokens: config.http.tokens.clone(), limits: HttpLimits::default() };
-    let started = runtime.block_on(Server::start(options, answers, metrics.clone()));
-    started.map_err(|error| {
-        format!("cannot listen on {} (`http.listen`): {error}; choose another port, or 0 for a free one", config.http.listen)
-    })
-}
-
-fn prepare_app(
-    plan: Plan,
-    config: &WorkerConfig,
-    log: &Arc<dyn Log>,
-    metrics: &Arc<Metrics>,
-    stop: &watch::Receiver<bool>,
-) -> Result<Option<App>, String> {
     let shared = RocksShared::new(RocksMemory {
         block_cache: config.memory.block_cache as usize,
         write_buffers: config.memory.write_buffers as usize,
         ..RocksMemory::default()
     });
+    let storage = |app: &Name, topic_ids: &BTreeMap<Name, String>, tasks: usize| disk(config, app, topic_ids, tasks, &shared);
     let mut pause = RETRY_FIRST;
-    while !*stop.borrow() {
-        let parts = Parts {
-            plan: plan.clone(),
-            settings: settings(config),
-            log: log.clone(),
-            storage: &|app, topic_ids, tasks| disk(config, app, topic_ids, tasks, &shared),
-            clock: Arc::new(SystemClock),
-            metrics: metrics.clone(),
-            observers: Vec::new(),
-        };
-        match prepare(parts) {
-            Ok(app) => return Ok(Some(app)),
-            Err(StartError { can_heal: false, problems }) => return Err(problems.join("\n")),
-            Err(problem) => {
-                warn!("{problem}; trying again in {pause:?}");
-                std::thread::park_timeout(pause);
-                pause = (pause * 2).min(RETRY_LAST);
-            }
+    let worker = loop {
+        let parts = worker_parts(&plan, config, &log, &metrics, &storage);
+        match RunningWorker::start(parts, runtime) {
+            Ok(worker) => break worker,
+            Err(problem) if !problem.can_heal => return Err(problem.to_string()),
+            Err(problem) => warn!("{problem}; trying again in {pause:?}"),
         }
+        let mut told = stop.clone();
+        if runtime.block_on(async { tokio::time::timeout(pause, told.wait_for(|told| *told)).await.is_ok() }) {
+            return Ok(metrics);
+        }
+        pause = (pause * 2).min(RETRY_LAST);
+    };
+    let failed = wait(&worker, runtime, stop, until_drained);
+    info!("stopping");
+    let stopped = worker.stop(runtime, config.worker.shutdown_timeout);
+    match (failed, stopped) {
+        (_, Err(why)) | (Some(why), Ok(())) => Err(why),
+        (None, Ok(())) => Ok(metrics),
     }
-    Ok(None)
+}
+
+fn worker_parts<'a>(
+    plan: &Plan,
+    config: &WorkerConfig,
+    log: &Arc<dyn Log>,
+    metrics: &Arc<Metrics>,
+    storage: MakeStorage<'a>,
+) -> WorkerParts<'a> {
+    WorkerParts {
+        plan: plan.clone(),
+        settings: settings(config),
+        log: log.clone(),
+        storage,
+        clock: Arc::new(SystemClock),
+        metrics: metrics.clone(),
+        threads: config.worker.threads,
+        redis_url: Some(config.redis.url.expose().to_owned()),
+        redis_batch: config.redis.batch,
+        redis_queue_bytes: config.redis.queue_bytes as usize,
+        on_lag: match config.worker.on_lag {
+            OnLag::Continue => crate::views::queue::OnLag::Continue,
+            OnLag::Pause => crate::views::queue::OnLag::Pause,
+        },
+        http_listen: config.http.listen,
+        http_tokens: config.http.tokens.clone(),
+        http_advertise: config.http.advertise.clone(),
+    }
 }
 
 fn disk(
@@ -327,37 +281,8 @@ fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
     }
 }
 
-fn start_views(
-    app: &App,
-    config: &WorkerConfig,
-    runtime: &tokio::runtime::Runtime,
-    rows: Arc<TaskRows>,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<Arc<dyn ViewPublisher>>, String> {
-    let topology = &app.plan.topology;
-    if topology.views.is_empty() {
-        return Ok(None);
-    }
-    let settings = RedisSettings {
-        url: config.redis.url.expose().to_owned(),
-        batch: config.redis.batch,
-        queue_bytes: config.redis.queue_bytes as usize,
-        on_lag: match config.worker.on_lag {
-            OnLag::Continue => crate::views::queue::OnLag::Continue,
-            OnLag::Pause => crate::views::queue::OnLag::Pause,
-        },
-        reply_timeout: REDIS_REPLY_TIMEOUT,
-        worker: config.worker.id.clone(),
-    };
-    let views = RedisViews::start(runtime.handle().clone(), topology.app.clone(), &settings, topology.views.clone(), rows, metrics);
-    views.map(|views| Some(Arc::new(views) as Arc<dyn ViewPublisher>)).map_err(|bad| bad.to_string())
-}
-
 /// Waits for a signal, for a thread that ended by itself, or until all is drained. Returns why it must not go on.
-fn wait(worker: &Worker, runtime: &tokio::runtime::Runtime, mut stop: watch::Receiver<bool>, until_drained: bool) -> Option<String> {
-    let handle = worker.handle();
-    let is_over =
-        || handle.states().iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why.clone()) } else { None });
+fn wait(worker: &RunningWorker, runtime: &tokio::runtime::Runtime, mut stop: watch::Receiver<bool>, until_drained: bool) -> Option<String> {
     let mut drained_before = false;
     loop {
         let told = runtime.block_on(async { tokio::time::timeout(DRAINED_CHECK, stop.wait_for(|told| *told)).await.is_ok() });
@@ -365,34 +290,17 @@ fn wait(worker: &Worker, runtime: &tokio::runtime::Runtime, mut stop: watch::Rec
             return None;
         }
         if worker.has_ended() {
-            return is_over();
+            return worker.failure();
         }
         if until_drained {
             // Twice in a row: the last records must be committed too.
-            let drained = runtime.block_on(is_drained(&handle));
+            let drained = runtime.block_on(worker.is_drained());
             if drained && drained_before {
                 return None;
             }
             drained_before = drained;
         }
     }
-}
-
-async fn is_drained(handle: &WorkerHandle) -> bool {
-    let mut all = true;
-    for number in 0..handle.threads() {
-        let (sender, receiver) = futures::channel::oneshot::channel();
-        let asked = handle.ask_thread(
-            number,
-            Box::new(move |thread| {
-                let has_tasks = thread.tasks().count() > 0;
-                let drained = has_tasks && thread.is_settled() && thread.lag().is_ok_and(|lag| lag == 0);
-                let _ = sender.send(drained);
-            }),
-        );
-        all &= asked.is_ok() && receiver.await.unwrap_or(false);
-    }
-    all
 }
 
 /// What was done, as one line of JSON.

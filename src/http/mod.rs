@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::runtime::queries::Queries;
 
 mod changes;
+pub mod client;
 mod forward;
 mod guard;
 mod pages;

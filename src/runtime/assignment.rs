@@ -72,7 +72,7 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
         }
         Err(error) => return Err(Fault::of_log(&error)),
     };
-    let mut state = match app.storage.open(id, store_specs(&app, subtopology)) {
+    let mut state = match app.storage.open(id, store_specs(&app.plan, subtopology)) {
         Ok(state) => state,
         Err(error @ StateError::Busy { .. }) => {
             let tries = thread.opening.get(&id).map_or(0, |opening| opening.tries);

@@ -17,6 +17,7 @@ use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::restore::Restore;
 use crate::runtime::start::App;
 use crate::state::{StateError, StoreSpec, TaskState};
+use crate::topology::Plan;
 use crate::topology::plan::{StoreKind, Subtopology};
 
 /// Opens the state of tasks: on disk, or in process.
@@ -101,7 +102,7 @@ impl Task {
                 subtopology.sources.iter().enumerate().filter(|(_, source)| sources[source.0].topic == *topic).map(|(at, _)| at).collect()
             })
             .collect();
-        let mut tables = make_tables(app, subtopology);
+        let mut tables = make_tables(&app.plan, subtopology, &app.metrics);
         for table in &mut tables {
             table.open(&mut state).map_err(|error| Fault::of_state(id, &error))?;
         }
@@ -307,10 +308,11 @@ impl SourceCounters {
     }
 }
 
-fn make_tables(app: &App, subtopology: &Subtopology) -> Vec<Table> {
-    let sources = &app.plan.topology.sources;
+/// The operators of a sub-topology's tables, in its order.
+pub fn make_tables(plan: &Plan, subtopology: &Subtopology, metrics: &Metrics) -> Vec<Table> {
+    let sources = &plan.topology.sources;
     let make = |table: &crate::model::TableId| {
-        let spec = app.plan.topology.tables[table.0].clone();
+        let spec = plan.topology.tables[table.0].clone();
         let topics: Vec<&str> = spec.inputs.iter().map(|input| sources[input.source.0].topic.as_str()).collect();
         let store = |kind| subtopology.stores.iter().position(|store| store.table == *table && store.kind == kind).map(StoreId);
         let stores = TableStores {
@@ -320,15 +322,15 @@ fn make_tables(app: &App, subtopology: &Subtopology) -> Vec<Table> {
             dedupe: store(StoreKind::Dedupe),
         };
         debug_assert!(store(StoreKind::Rows).is_some() && store(StoreKind::Timers).is_some(), "the plan gives each table its stores");
-        Table::new(*table, spec.clone(), &topics, stores, &app.metrics)
+        Table::new(*table, spec.clone(), &topics, stores, metrics)
     };
     subtopology.tables.iter().map(make).collect()
 }
 
 /// The stores that a task of this sub-topology opens, in the order of their ids.
-pub fn store_specs(app: &App, subtopology: &Subtopology) -> Vec<StoreSpec> {
+pub fn store_specs(plan: &Plan, subtopology: &Subtopology) -> Vec<StoreSpec> {
     let spec = |store: &crate::topology::plan::StorePlan| {
-        let window = app.plan.topology.tables[store.table.0].window;
+        let window = plan.topology.tables[store.table.0].window;
         // A quarter of what is kept: at most five segments are open, and at most a quarter is kept too long.
         let segment_ms = window.filter(|_| store.kind == StoreKind::Rows).map(|window| (window.keep_ms / 4).max(window.size_ms));
         StoreSpec { name: store.name.clone(), segment_ms }
