@@ -148,6 +148,13 @@ impl World {
         wait_for(key, SOON, || is_wanted(self.get(key).as_ref()).then_some(()));
     }
 
+    /// Waits until the views show what there is.
+    fn wait_until_live(&self, views: &dyn ViewPublisher) {
+        self.turn();
+        let is_live = || views.status().iter().all(|view| view.state == "live" && view.at == Some(view.sealed));
+        wait_for("all views to be live", SOON, || is_live().then_some(()));
+    }
+
     fn flush(&self) {
         match &self.home {
             Home::Memory { redis, .. } => redis.with(|place| place.flush()),
@@ -294,8 +301,8 @@ fn rows_that_the_log_forgot_are_cleared_away(mut world: World) {
     let keys: Vec<String> = (0..60).map(|number| format!("k{number}")).filter(|key| partition_of(key, 2) == 0).collect();
     let all: Vec<Change> = keys.iter().map(|key| Change::Product(key.clone(), Some(Product::new(key, 1)))).collect();
     world.commit(&*views, 0, &all);
-    let candles: Vec<Change> = (0..3).map(|at| Change::Candle(keys[0].clone(), at * 60_000, Some((1, 2)))).collect();
-    world.commit(&*views, 0, &candles);
+    let candles = keys.iter().take(12).flat_map(|key| (0..3).map(|at| Change::Candle(key.clone(), at * 60_000, Some((1, 2)))));
+    world.commit(&*views, 0, &candles.collect::<Vec<_>>());
     world.open(&*views, 0);
     world.wait_for_tables("views before");
     [PRODUCT, CANDLE].into_iter().for_each(|table| views.close(table, 0));
@@ -443,6 +450,7 @@ fn what_leaves_may_expire_or_stay(mut world: World) {
 fn logs_tell_each_change_once(mut world: World) {
     let views = world.worker("w", log_views());
     world.open(&*views, 0);
+    world.wait_until_live(&*views);
     for version in 1..=5 {
         world.commit(&*views, 0, &[Change::Product("p1".to_owned(), Some(Product::new("p1", version)))]);
     }
@@ -502,8 +510,7 @@ fn a_message_comes_after_its_write(mut world: World) {
         vec!["changed:p1 p1", "news:p1 4"],
         vec!["news:p1 null"],
     ];
-    world.wait_for_exactly("nothing", &BTreeMap::new());
-    wait_for("both views", SOON, || views.status().iter().all(|view| view.state == "live" && view.at.is_some()).then_some(()));
+    world.wait_until_live(&*views);
     for (step, wanted) in steps.into_iter().zip(wanted) {
         let is_shown = step.as_ref().is_some_and(|product| product.complete);
         world.commit(&*views, 0, &p1(step));

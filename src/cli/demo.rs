@@ -131,7 +131,7 @@ fn demo(plan: topology::Plan, redis: Option<&str>, records: u64, stay: bool, io:
         }
     };
     progress.show(io, &metrics, feed.sent, true);
-    let views_done = worker.wait_for_views(Duration::from_secs(5));
+    let views_done = worker.wait_for_views(Duration::from_secs(10));
     let address = worker.address();
     report(io, &metrics, feed.sent, began.elapsed(), drained && views_done);
     if let Some(url) = redis {

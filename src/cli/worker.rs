@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use tracing::{info, warn};
@@ -28,6 +28,8 @@ use crate::views::redis::{RedisSettings, RedisViews};
 
 /// Past it the outcome of a script counts as unknown, and the same piece is sent again.
 const REDIS_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether the views are level.
+const VIEWS_LOOK: Duration = Duration::from_millis(50);
 /// How long requests that are being answered may still take at the end.
 const HTTP_GRACE: Duration = Duration::from_secs(1);
 
@@ -171,7 +173,15 @@ impl RunningWorker {
 
     /// Waits until the views show what was committed. True if they do.
     pub fn wait_for_views(&self, within: Duration) -> bool {
-        self.views.as_ref().is_none_or(|views| views.shutdown(within))
+        let Some(views) = &self.views else { return true };
+        let end = Instant::now() + within;
+        loop {
+            let shows_all = views.status().iter().all(|view| view.state == "live" && view.at.is_some_and(|at| at >= view.sealed));
+            if shows_all || Instant::now() > end {
+                return shows_all;
+            }
+            std::thread::park_timeout(VIEWS_LOOK);
+        }
     }
 
     /// Ends it in order: no more requests, commit and leave the group, let the views finish.

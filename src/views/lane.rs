@@ -118,6 +118,8 @@ pub struct Lane {
     watermark_key: String,
     fingerprint: String,
     sealed: Offset,
+    /// Changes before this offset have been written, or were there when the partition was opened.
+    told: Offset,
     /// What is stored, as far as we know; meaningful from the first claim on.
     mark: Watermark,
     state: State,
@@ -225,6 +227,7 @@ impl Lane {
             watermark_key: format!("{{{tag}:{}}}:wm", settings.partition),
             fingerprint,
             sealed: settings.sealed,
+            told: settings.sealed,
             mark,
             state: State::Probing,
             piece: None,
@@ -529,6 +532,9 @@ impl Lane {
             }
         };
         self.mark = pending.piece.to;
+        if self.mark.phase == Phase::Live {
+            self.told = self.told.max(self.mark.offset);
+        }
         self.written_at = now;
         self.progress += pending.rows;
         self.metrics.rows.inc_by(pending.rows);
@@ -563,6 +569,7 @@ impl Lane {
     }
 
     fn send_from(&mut self, from: Stored, to: Watermark, commands: Commands, rows: u64, subjects: Vec<Subject>, now: Time) {
+        debug_assert!(commands.has_ended(), "every command is of a row");
         let piece = Piece { watermark: self.watermark_key.clone(), from, to, time: now, commands };
         self.piece = Some(PendingPiece { piece, rows, subjects });
     }
@@ -649,7 +656,7 @@ impl Lane {
         self.pending.clear();
         let own = self.renderer.placement();
         let old = keys.as_deref().and_then(Pattern::read);
-        self.state = State::Rebuilding(Box::new(Rebuild::new(own, &self.settings.spec, was_there, old, self.ledger_key())));
+        self.state = State::Rebuilding(Box::new(Rebuild::new(own, &self.settings.spec, was_there, old, self.ledger_key(), self.told)));
         self.send_from(seen, to, Commands::default(), 0, Vec::new(), now);
     }
 
@@ -677,6 +684,7 @@ impl Lane {
         let mut commands = Commands::default();
         let pattern = self.renderer.placement().pattern().map(Pattern::to_string).unwrap_or_default();
         commands.start(Verb::Hset).arg(self.watermark_key.as_bytes()).arg(FIELD_KEYS.as_bytes()).arg(pattern.as_bytes());
+        commands.end_row();
         let offset = rebuild.base.unwrap_or(self.mark.offset);
         let to = Watermark { phase: Phase::Live, offset, sub: 0, ..self.mark.clone() };
         self.send(to, commands, 0, Vec::new(), now);
