@@ -1,5 +1,7 @@
 //! The command line as its users see it: `tests/cli/*.md` say what is typed and what comes, to the byte.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use millstream::cli::{COMMANDS, program};
 use trycmd::TestCases;
 

@@ -1,5 +1,7 @@
 //! Views in both places: what is promised of Redis is promised of the place in memory, and one suite says so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 mod view_world;
 
 use std::collections::BTreeMap;

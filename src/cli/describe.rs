@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches};
 use crate::cli::{COMMANDS, Command, Exit, Io};
 use crate::codec::CODECS;
 use crate::config::worker::SETTINGS;
+use crate::expression::FUNCTIONS;
 use crate::metrics::METRICS;
 use crate::operators::REASONS;
 use crate::operators::fold::rules::RULES;
@@ -28,6 +29,7 @@ type Part = (&'static str, fn(&mut String) -> std::fmt::Result);
 
 /// The parts, in the order of the manual.
 pub const PARTS: &[Part] = &[
+    ("functions", functions),
     ("rules", rules),
     ("codecs", codecs),
     ("views", views),
@@ -48,6 +50,20 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
     }
     io.data(text.trim_end().to_owned() + "\n");
     Exit::Good
+}
+
+fn functions(text: &mut String) -> std::fmt::Result {
+    writeln!(text, "## Functions and operators\n")?;
+    for function in FUNCTIONS {
+        let (expression, value) = function.example;
+        writeln!(text, "- `{}`: {}", function.name, function.summary)?;
+        writeln!(
+            text,
+            "  {}; `{expression}` is `{value}`",
+            function.signatures.iter().map(|form| format!("`{form}`")).collect::<Vec<_>>().join(", ")
+        )?;
+    }
+    writeln!(text)
 }
 
 fn rules(text: &mut String) -> std::fmt::Result {

@@ -29,7 +29,11 @@ const CHANGES_AT_ONCE: usize = 100;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /tables/{table}/changes`.
-pub async fn changes(State(state): State<Arc<Shared>>, path: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response<Body>, Problem> {
+pub async fn changes(
+    State(state): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
     let table = table_of(&state, path)?;
     let place = Arc::clone(&state.listeners).try_acquire_owned();
     let place = place.map_err(|_| Problem::later("busy", "too many listeners at once", RETRY_AFTER_DEFAULT))?;
