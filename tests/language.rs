@@ -20,6 +20,7 @@ use millstream::config::render::Look;
 use millstream::config::render::render;
 use millstream::config::schema::json_schema;
 use millstream::config::yaml;
+use millstream::testkit::scenario;
 use millstream::topology;
 use regex::Regex;
 use serde_json::Value;
@@ -60,6 +61,23 @@ fn every_file_in_the_manual_passes_check() {
         let (loaded, diagnostics) = topology::load(text, &format!("manual, file {number}"));
         assert!(loaded.is_some() && diagnostics.is_empty(), "{}", render(&diagnostics, Look::Plain));
     }
+}
+
+#[test]
+fn every_test_in_the_manual_holds() {
+    let mut tests = 0;
+    for (number, text) in manual_files().iter().enumerate() {
+        let (loaded, diagnostics) = topology::load(text, &format!("manual, file {number}"));
+        let loaded = loaded.unwrap();
+        let plan = topology::plan(loaded.topology);
+        for test in &loaded.spec.tests {
+            tests += 1;
+            if let Err(failure) = scenario::run(&plan, &diagnostics.file, test) {
+                panic!("manual, file {number}, line {}: {}: {}", failure.line, test.name.value, failure.text);
+            }
+        }
+    }
+    assert!(tests >= 3, "only {tests} tests are in the manual");
 }
 
 #[test]

@@ -244,7 +244,8 @@ struct Progress {
 
 impl Progress {
     fn show(&mut self, io: &mut Io<'_>, metrics: &Metrics, total: u64, is_last: bool) {
-        if !is_last && self.shown.is_some_and(|shown| shown.elapsed() < Duration::from_millis(200)) {
+        let pause = if io.is_colored { Duration::from_millis(200) } else { Duration::from_secs(2) };
+        if !is_last && self.shown.is_some_and(|shown| shown.elapsed() < pause) {
             return;
         }
         self.shown = Some(Instant::now());
@@ -253,9 +254,6 @@ impl Progress {
         let rate = records as f64 / self.began.elapsed().as_secs_f64().max(0.001);
         // On a terminal the line is written over; elsewhere each is a line of its own.
         let end = if io.is_colored && !is_last { "\r" } else { "\n" };
-        if !io.is_colored && !is_last && records > 0 && records as u64 % 7 != 0 {
-            return;
-        }
         let _ = write!(
             io.err,
             "  {records} of {total} records, {rate:.0}/s, {} placeholders, {} completed, {} stale, {} late {end}",

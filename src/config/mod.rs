@@ -17,6 +17,7 @@ pub mod secret;
 pub mod size;
 pub mod spec;
 pub mod suggest;
+pub mod traps;
 pub mod types;
 pub mod worker;
 pub mod yaml;

@@ -234,6 +234,8 @@ pub struct OutputBlock {
     pub when: Option<Expression>,
     pub on_delete: Option<Chosen>,
     pub headers: NamedExpressions,
+    /// The keys that are there, with their places, for checks by `from`.
+    pub keys: Vec<(String, Place)>,
 }
 
 /// A test of the file.

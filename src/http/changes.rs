@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Response};
@@ -17,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::http::State as Shared;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
-use crate::http::rows::table;
+use crate::http::rows::table_of;
 use crate::http::server::stopped;
 use crate::runtime::changes::{Feed, FeedPosition, Since};
 
@@ -28,8 +29,8 @@ const CHANGES_AT_ONCE: usize = 100;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// `GET /tables/{table}/changes`.
-pub async fn changes(State(state): State<Arc<Shared>>, Path(name): Path<String>, headers: HeaderMap) -> Result<Response<Body>, Problem> {
-    let table = table(&state, &name)?;
+pub async fn changes(State(state): State<Arc<Shared>>, path: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response<Body>, Problem> {
+    let table = table_of(&state, path)?;
     let place = Arc::clone(&state.listeners).try_acquire_owned();
     let place = place.map_err(|_| Problem::later("busy", "too many listeners at once", RETRY_AFTER_DEFAULT))?;
     let feed = state.queries.feed(table.id);

@@ -143,7 +143,7 @@ struct State {
     stopping: watch::Receiver<bool>,
 }
 
-/// All paths. `docs/http.md` and `GET /` list them from [`ENDPOINTS`].
+/// All paths; `GET /` lists them from [`ENDPOINTS`].
 fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(status::index))
@@ -162,7 +162,7 @@ fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// Paths and what they answer, in the order of the manual.
+/// Paths and what they answer, in the order of the manual. A key is percent-encoded; one that reads `changes` as `%63hanges`.
 pub const ENDPOINTS: &[(&str, &str)] = &[
     ("/tables/{table}/{key}", "a row"),
     ("/tables/{table}?from=&to=&prefix=&limit=&cursor=", "a page of rows of this worker, sorted by key"),

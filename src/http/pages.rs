@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::Response;
 use base64::Engine;
@@ -15,7 +15,7 @@ use crate::codec::KeyCodec;
 use crate::codec::json::write_value;
 use crate::http::State as Shared;
 use crate::http::problem::Problem;
-use crate::http::rows::{json_response, table, waited};
+use crate::http::rows::{json_response, table_of, waited};
 use crate::model::Key;
 use crate::runtime::queries::{KeyRange, KeyedRow, TableInfo};
 
@@ -40,10 +40,10 @@ pub struct PageQuery {
 /// `GET /tables/{table}`.
 pub async fn page(
     State(state): State<Arc<Shared>>,
-    Path(name): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response<Body>, Problem> {
-    let table = table(&state, &name)?;
+    let table = table_of(&state, path)?;
     let Query(query) = query.map_err(|rejection| Problem::bad_request("bad_query", rejection.body_text()))?;
     if query.scope.as_deref().is_some_and(|scope| scope != "local") {
         return Err(Problem::bad_request("comes_later", "`scope` can only be `local` for now: the rows of this worker"));

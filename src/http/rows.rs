@@ -93,8 +93,14 @@ pub async fn windows(
     Ok(with_position(json_response(body), &answer))
 }
 
+/// The table that a path names.
+pub fn table_of(state: &Shared, path: Result<Path<String>, PathRejection>) -> Result<&TableInfo, Problem> {
+    let Path(name) = path.map_err(|rejection| Problem::bad_request("bad_path", rejection.body_text()))?;
+    table(state, &name)
+}
+
 /// A table that may be read, by its name.
-pub fn table<'s>(state: &'s Shared, name: &str) -> Result<&'s TableInfo, Problem> {
+fn table<'s>(state: &'s Shared, name: &str) -> Result<&'s TableInfo, Problem> {
     let table = state.queries.tables().iter().find(|table| &*table.name == name);
     // One that is not to be read is not there: its name is nobody's business.
     table

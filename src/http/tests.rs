@@ -245,7 +245,9 @@ async fn what_is_not_there_is_a_problem_with_a_code() {
     get(&server, "/tables/chart/x/windows").await.is_problem(400, "bad_key");
     get(&server, "/tables/chart/7").await.is_problem(400, "windowed");
     get(&server, "/tables/product/p1/windows").await.is_problem(400, "not_windowed");
-    get(&server, "/tables/product/%ff").await.is_problem(400, "bad_path");
+    for path in ["/tables/product/%ff", "/tables/%ff", "/tables/%ff/changes"] {
+        get(&server, path).await.is_problem(400, "bad_path");
+    }
     raw(&server, "DELETE /tables/product/p1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.is_problem(405, "method_not_allowed");
 }
 

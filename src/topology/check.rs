@@ -9,6 +9,7 @@ use crate::config::codes;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::diagnostic::Place;
 use crate::config::diagnostic::Placed;
+use crate::config::spec::OutputBlock;
 use crate::config::spec::Spec;
 use crate::config::suggest;
 use crate::model::Name;
@@ -151,12 +152,12 @@ impl<'a> Checker<'a> {
                 self.table_reference(from, "an output takes the changes of a table");
                 continue;
             };
-            let name_at = Place { start: from.at.start, end: from.at.end };
             match part {
                 "stale" => {
-                    let reference = Placed::new(name.to_owned(), name_at);
+                    let reference = Placed::new(name.to_owned(), from.at);
                     if self.table_reference(&reference, "`.stale` belongs to a table") {
                         self.stale_is_emitted(&reference);
+                        self.stale_is_written_as_it_came(output, from.at);
                     }
                 }
                 "rejected" => {
@@ -179,6 +180,13 @@ impl<'a> Checker<'a> {
             let message = format!("`{}` does not emit its stale records", reference.value);
             let diagnostic = self.diagnostics.push(codes::STALE_NOT_EMITTED, reference.at, message);
             diagnostic.help("add `on_stale: emit` to the table").also(table.name.at, "this table");
+        }
+    }
+
+    fn stale_is_written_as_it_came(&mut self, output: &OutputBlock, from: Place) {
+        for (key, at) in output.keys.iter().filter(|(key, _)| !matches!(key.as_str(), "from" | "topic")) {
+            let message = format!("stale records are written as they came, so their output has no `{key}`");
+            self.diagnostics.push(codes::NOT_WITH_THIS, *at, message).help("leave it out").also(from, "because of this");
         }
     }
 

@@ -372,7 +372,7 @@ fn check_http(values: &Values<'_>, loading: &mut Loading<'_>) {
         return;
     }
     let message = format!("`http.listen` is {listen}, which others can reach, and `http.tokens` is empty");
-    let help = "add `http.tokens: [\"${env:MILLSTREAM_TOKEN}\"]`, or listen on 127.0.0.1";
+    let help = "add `http.tokens: [\"${env:HTTP_TOKEN}\"]`, or listen on 127.0.0.1";
     loading.report(&["http.listen"], Refused::new(PUBLIC_WITHOUT_TOKENS, message, help));
 }
 

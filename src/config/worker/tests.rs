@@ -148,6 +148,8 @@ fn unknown_variables_are_a_warning_and_those_of_kubernetes_nothing() {
     let variables =
         [("MILLSTREAM_KAFKA_BROKER", "a:1"), ("MILLSTREAM_SERVICE_HOST", "10.0.0.1"), ("MILLSTREAM_PORT", "tcp://10.0.0.1:8080")];
     assert_eq!(problems("", &[], &variables), ["environment:1:1 unknown_variable: `MILLSTREAM_KAFKA_BROKER` is not a setting"]);
+    // One that a reference names is somebody's.
+    assert_eq!(problems("", &["kafka.brokers=${env:MILLSTREAM_KAFKA_BROKER}"], &variables[..1]), [""; 0]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Builder<'_> {
         let table_key = built.and_then(|built| built.key);
         let key_type = table_key.map_or(Type::Any, scope::key_type);
         let windowed = built.is_none_or(|built| built.windowed);
-        // Stale records come from any of the table's sources: `row` is the record's value.
+        // Stale records are written as they came; settings beside them are refused in `check`.
         let row = if stale { Type::Any } else { built.map_or(Type::Any, |built| built.row.clone()) };
         let scope = scope::row_scope(&row, &key_type, windowed);
         let when = block.when.as_ref().map(|when| self.compiler.when(when, &scope));
