@@ -38,6 +38,8 @@ pub struct StreamThread {
     pub(super) changelogs: Vec<Vec<Option<TopicHandle>>>,
     pub(super) dead_letter_topic: (TopicHandle, i32),
     pub(super) in_transaction: bool,
+    /// Counts the consumers this thread has had: an event of an earlier one is not answered to a later one.
+    membership: u64,
     number: usize,
     batch: Vec<Message>,
     committed_at: Time,
@@ -72,6 +74,7 @@ impl StreamThread {
             changelogs: Vec::new(),
             dead_letter_topic: (TopicHandle(0), 1),
             in_transaction: false,
+            membership: 0,
             number,
             batch: Vec::new(),
             committed_at,
@@ -114,8 +117,11 @@ impl StreamThread {
             }
         }
         self.batch = batch;
+        let membership = self.membership;
         for event in polled.map_err(|error| Fault::of_log(&error))? {
-            self.handle(&event)?;
+            if self.membership == membership {
+                self.handle(&event)?;
+            }
         }
         let overlay_bytes_max = self.app.settings.overlay_bytes_max;
         for task in self.tasks.values_mut().filter(|task| task.is_running()) {
@@ -172,8 +178,13 @@ impl StreamThread {
                 info!(thread = self.number, tasks = %list(&tasks), "revoked");
                 // What was processed is committed before the tasks go; if that fails, the next owner processes it again.
                 let committed = self.commit_now();
+                let membership = self.membership;
                 if let Err(fault) = committed {
                     self.react(fault)?;
+                }
+                if self.membership != membership {
+                    // The commit found that we had been put out: the tasks are closed, and this event is of a life that is over.
+                    return Ok(());
                 }
                 assignment::close_tasks(self, &tasks);
                 self.consumer.acknowledge(event).map_err(|error| Fault::of_log(&error))
@@ -338,6 +349,7 @@ impl StreamThread {
             debug!(%error, "while leaving the group");
         }
         self.consumer = make_consumer(&self.app, self.number)?;
+        self.membership += 1;
         self.replace_producer()
     }
 

@@ -21,7 +21,7 @@ use crate::runtime::thread::StreamThread;
 use crate::runtime::worker::{Question, Refused};
 use crate::state::CacheBudget;
 use crate::testkit::storage::MemoryStateStorage;
-use crate::topology::Plan;
+use crate::topology::{Plan, names};
 use crate::views::memory::{MemoryRedis, MemoryViews};
 
 /// Turns in which a cluster may be busy with one input before we say that it hangs.
@@ -260,11 +260,14 @@ impl Driver {
         let leaving: Vec<usize> = self.workers.range(workers..).map(|(number, _)| *number).collect();
         for number in leaving {
             if let Some(alive) = self.workers.get_mut(&number).and_then(|worker| worker.alive.take()) {
-                alive.thread.shutdown().map_err(|fault| DriverError(fault.what))?;
+                // One that cannot commit leaves all the same: the next owner processes again what it did not commit.
+                let left = alive.thread.shutdown();
+                let (app, worker) = (&self.plan.topology.app, worker_name(number)?);
+                if left.is_err() {
+                    self.cluster.expire_transaction(&names::transactional_id(app, &worker, 0));
+                }
                 // A static member sends no LeaveGroup: its session ends.
-                let app = &self.plan.topology.app;
-                let member = crate::topology::names::member(&worker_name(number)?, 0);
-                self.cluster.expire_member(app, &member);
+                self.cluster.expire_member(app, &names::member(&worker, 0));
             }
         }
         self.process()
