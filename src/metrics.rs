@@ -58,19 +58,80 @@ pub const STALE_RECORDS: Metric = counter(
     "Look for a producer that sends late or replays.",
 );
 
-pub const SOURCE_FILTERED_RECORDS: Metric = counter("millstream_source_filtered_records_total", &["source"], "Records of the topic that are not of this source (`when`).", "Nothing, unless it surprises.");
-pub const BAD_RECORDS: Metric = counter("millstream_bad_records_total", &["source", "action"], "Bad records, by what was done with them: `dead_letter` or `skip`.", "Read the dead letters: their headers say what is wrong.");
-pub const FILTERED_RECORDS: Metric = counter("millstream_filtered_records_total", &["table", "source"], "Records for which `when` of the table's input was not true.", "Nothing, unless it surprises.");
-pub const DUPLICATE_RECORDS: Metric = counter("millstream_duplicate_records_total", &["table", "source"], "Records whose identity `dedupe` had seen.", "Look for a producer that sends twice.");
-pub const LATE_RECORDS: Metric = counter("millstream_late_records_total", &["table", "source"], "Records of windows that were closed.", "Raise `grace`, or look for a producer that sends late.");
-pub const IGNORED_TOMBSTONES: Metric = counter("millstream_ignored_tombstones_total", &["table", "source"], "Tombstones of an input with `on_tombstone: ignore`.", "Say what a tombstone should do, or stop sending them.");
-pub const OWNER_MISSING_RECORDS: Metric = counter("millstream_owner_missing_records_total", &["table", "source"], "Contributors' records that found no owner and were buffered, dropped or sent to the dead letters.", "Look at the lag of the owner's topic.");
-pub const OWNER_TIMEOUTS: Metric = counter("millstream_owner_timeouts_total", &["table", "source"], "Contributions for which no owner spoke within `max_wait`.", "Look at the dead letters: keys that no owner knows.");
-pub const PLACEHOLDERS: Metric = counter("millstream_placeholders_total", &["table"], "Rows made by a contributor before an owner spoke.", "Look at the lag of the owner's topic.");
-pub const COMPLETED_ROWS: Metric = counter("millstream_completed_rows_total", &["table"], "Placeholders that an owner completed.", "Nothing: this is the work.");
-pub const LATE_DELETES: Metric = counter("millstream_late_deletes_total", &["table"], "Tombstones that came after newer records had gone into sums and the like: those keep what came before the delete.", "Expect such fields to depend on arrival for these keys.");
-pub const EXPIRED_ROWS: Metric = counter("millstream_expired_rows_total", &["table"], "Rows and graves that had served their time (`keep`, `grave`).", "Nothing: this is the work.");
-pub const UNCHANGED_ROWS: Metric = counter("millstream_unchanged_rows_total", &["table"], "Rows that a commit touched without changing what is shown; nothing left the table.", "Nothing.");
+pub const SOURCE_FILTERED_RECORDS: Metric = counter(
+    "millstream_source_filtered_records_total",
+    &["source"],
+    "Records of the topic that are not of this source (`when`).",
+    "Nothing, unless it surprises.",
+);
+pub const BAD_RECORDS: Metric = counter(
+    "millstream_bad_records_total",
+    &["source", "action"],
+    "Bad records, by what was done with them: `dead_letter` or `skip`.",
+    "Read the dead letters: their headers say what is wrong.",
+);
+pub const FILTERED_RECORDS: Metric = counter(
+    "millstream_filtered_records_total",
+    &["table", "source"],
+    "Records for which `when` of the table's input was not true.",
+    "Nothing, unless it surprises.",
+);
+pub const DUPLICATE_RECORDS: Metric = counter(
+    "millstream_duplicate_records_total",
+    &["table", "source"],
+    "Records whose identity `dedupe` had seen.",
+    "Look for a producer that sends twice.",
+);
+pub const LATE_RECORDS: Metric = counter(
+    "millstream_late_records_total",
+    &["table", "source"],
+    "Records of windows that were closed.",
+    "Raise `grace`, or look for a producer that sends late.",
+);
+pub const IGNORED_TOMBSTONES: Metric = counter(
+    "millstream_ignored_tombstones_total",
+    &["table", "source"],
+    "Tombstones of an input with `on_tombstone: ignore`.",
+    "Say what a tombstone should do, or stop sending them.",
+);
+pub const OWNER_MISSING_RECORDS: Metric = counter(
+    "millstream_owner_missing_records_total",
+    &["table", "source"],
+    "Contributors' records that found no owner and were buffered, dropped or sent to the dead letters.",
+    "Look at the lag of the owner's topic.",
+);
+pub const OWNER_TIMEOUTS: Metric = counter(
+    "millstream_owner_timeouts_total",
+    &["table", "source"],
+    "Contributions for which no owner spoke within `max_wait`.",
+    "Look at the dead letters: keys that no owner knows.",
+);
+pub const PLACEHOLDERS: Metric = counter(
+    "millstream_placeholders_total",
+    &["table"],
+    "Rows made by a contributor before an owner spoke.",
+    "Look at the lag of the owner's topic.",
+);
+pub const COMPLETED_ROWS: Metric =
+    counter("millstream_completed_rows_total", &["table"], "Placeholders that an owner completed.", "Nothing: this is the work.");
+pub const LATE_DELETES: Metric = counter(
+    "millstream_late_deletes_total",
+    &["table"],
+    "Tombstones that came after newer records had gone into sums and the like: those keep what came before the delete.",
+    "Expect such fields to depend on arrival for these keys.",
+);
+pub const EXPIRED_ROWS: Metric = counter(
+    "millstream_expired_rows_total",
+    &["table"],
+    "Rows and graves that had served their time (`keep`, `grave`).",
+    "Nothing: this is the work.",
+);
+pub const UNCHANGED_ROWS: Metric = counter(
+    "millstream_unchanged_rows_total",
+    &["table"],
+    "Rows that a commit touched without changing what is shown; nothing left the table.",
+    "Nothing.",
+);
 pub const VIEW_ROWS: Metric =
     counter("millstream_view_rows_total", &["view"], "Rows written to or removed from Redis.", "Nothing: this is the work.");
 pub const VIEW_UNSHOWABLE_ROWS: Metric = counter(
@@ -205,6 +266,23 @@ impl Metrics {
     /// A handle on a gauge; `values` stand in the order of the metric's label names.
     pub fn gauge(&self, metric: &Metric, values: &[&str]) -> Gauge {
         self.gauges.get(metric.name).map(|family| family.get_or_create(&labels(metric, values)).clone()).unwrap_or_default()
+    }
+
+    /// The sum of a metric over all label sets that have these labels; 0 for one that was never touched.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
+        let mut sum = 0;
+        for line in self.text().lines() {
+            let Some(rest) = line.strip_prefix(name) else { continue };
+            let (found, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.rsplit_once("} ").unwrap_or((rest, "0")),
+                None => ("", rest.trim()),
+            };
+            let has_all = labels.iter().all(|(label, value)| found.contains(&format!("{label}=\"{value}\"")));
+            if has_all && (rest.starts_with('{') || rest.starts_with(' ')) {
+                sum += value.trim().parse::<i64>().unwrap_or(0);
+            }
+        }
+        sum
     }
 
     /// All metrics as `/metrics` shows them (OpenMetrics text).

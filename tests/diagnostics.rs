@@ -3,6 +3,8 @@
 //! `tests/diagnostics/<code>.yaml` or `<code>.<variant>.yaml`, with `.txt` and `.fixed.yaml`. `UPDATE=1 cargo test --test
 //! diagnostics` writes the texts anew; read the difference before you commit it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -52,28 +54,38 @@ fn every_mistake_has_its_exact_text() {
 
 #[test]
 fn every_mistake_is_found_and_its_hint_repairs_it() {
+    let mut wrong = Vec::new();
     for name in mistakes() {
         let file = format!("{name}.yaml");
         let code = name.split('.').next().unwrap();
         let (_, diagnostics) = topology::load(&read(&file), &file);
         let found: Vec<&str> = diagnostics.sorted().iter().map(|diagnostic| diagnostic.code.id).collect();
-        assert!(code == "several" || found.contains(&code), "{file}: found {found:?}");
+        if code != "several" && !found.contains(&code) {
+            wrong.push(format!("{file}: found {found:?}"));
+        }
         let fixed = format!("{name}.fixed.yaml");
         let (loaded, diagnostics) = topology::load(&read(&fixed), &fixed);
-        assert!(loaded.is_some() && diagnostics.is_empty(), "{fixed}:\n{}", render(&diagnostics, Look::Plain));
+        if loaded.is_none() || !diagnostics.is_empty() {
+            wrong.push(format!("{fixed}:\n{}", render(&diagnostics, Look::Plain)));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// One mistake is one diagnostic: nothing that follows from it is reported beside it.
 #[test]
 fn one_mistake_is_one_diagnostic() {
+    let mut wrong = Vec::new();
     for name in mistakes().iter().filter(|name| !name.starts_with("several.")) {
         let file = format!("{name}.yaml");
         let (_, diagnostics) = topology::load(&read(&file), &file);
         let code = name.split('.').next().unwrap();
         let others: Vec<&str> = diagnostics.sorted().iter().map(|diagnostic| diagnostic.code.id).filter(|found| *found != code).collect();
-        assert!(others.is_empty(), "{file}: {others:?} beside {code}");
+        if !others.is_empty() {
+            wrong.push(format!("{file}: {others:?} beside {code}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -104,4 +116,42 @@ fn broken_files_are_reported_and_never_panic() {
         let (_, diagnostics) = topology::load(&text[..end], "prefix.yaml");
         render(&diagnostics, Look::Plain);
     }
+}
+
+/// A fixed sequence of numbers: the same mistakes in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// Whatever is done to a file, there is a topology or an error, never neither and never both; and it can be shown.
+#[test]
+fn a_file_loads_or_says_why_not() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("topologies/product.yaml")).unwrap();
+    let pieces = [
+        "{", "}", "[", "]", "\"", "'", ":", ": ", "!", "#", " #", "*", "&", "\n", "  ", "\t", ",", "|", "ü", "~", "null", "- ", "? ",
+        "row.", "event", "0",
+    ];
+    let mut numbers = Numbers(42);
+    let mut broken = 0;
+    for _ in 0..4_000 {
+        let mut mutant: Vec<char> = text.chars().collect();
+        for _ in 0..=numbers.below(2) {
+            let at = numbers.below(mutant.len());
+            match numbers.below(3) {
+                0 => drop(mutant.drain(at..(at + 1 + numbers.below(12)).min(mutant.len()))),
+                _ => drop(mutant.splice(at..at, pieces[numbers.below(pieces.len())].chars())),
+            }
+        }
+        let mutant: String = mutant.into_iter().collect();
+        let (loaded, diagnostics) = topology::load(&mutant, "mutant.yaml");
+        assert_eq!(loaded.is_none(), diagnostics.has_errors(), "{}\n{mutant}", render(&diagnostics, Look::Plain));
+        broken += usize::from(loaded.is_none());
+        render(&diagnostics, Look::Plain);
+    }
+    assert!(broken > 1_000, "only {broken} of the mutants are broken: this test tests nothing");
 }

@@ -131,7 +131,9 @@ impl KeyCodec {
             KeyCodec::Int => {
                 bytes.try_into().map_or(Value::Null, |bytes: [u8; 8]| Value::Int((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed()))
             }
-            KeyCodec::Uuid => Uuid::from_slice(bytes).map_or(Value::Null, |uuid| Value::String(SmolStr::new(uuid.hyphenated().to_string()))),
+            KeyCodec::Uuid => {
+                Uuid::from_slice(bytes).map_or(Value::Null, |uuid| Value::String(SmolStr::new(uuid.hyphenated().to_string())))
+            }
             KeyCodec::Json => json_key(bytes).map_or(Value::Null, |(_, value)| value),
             KeyCodec::Bytes => Value::Bytes(Bytes::copy_from_slice(bytes)),
         }
@@ -345,13 +347,14 @@ mod tests {
             codec.encode(&value, &mut encoded).unwrap();
             let (key, decoded) = codec.decode(&encoded).unwrap();
             prop_assert_eq!(&decoded, &value);
+            prop_assert_eq!(codec.from_store_key(&key), value.clone());
             prop_assert_eq!(codec.store_key(&value).unwrap(), key);
         }
 
         #[test]
         fn any_bytes_are_a_key_or_an_error(which in 0usize..5, bytes: Vec<u8>, text in "\\PC{0,40}") {
             let codec = KeyCodec::ALL[which];
-            let _ = (codec.decode(&bytes).is_ok(), codec.from_text(&text).is_ok());
+            let _ = (codec.decode(&bytes).is_ok(), codec.from_text(&text).is_ok(), codec.from_store_key(&bytes));
         }
 
         #[test]

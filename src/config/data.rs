@@ -19,13 +19,19 @@ pub struct Data {
     pub value: Value,
     /// The same as JSON text, with numbers as they are written: this is what `send` sends.
     pub text: String,
+    /// Where the keys of a map stand; empty for other values.
+    pub keys: Vec<(String, Place)>,
 }
 
 impl Data {
     pub fn of(node: &Node) -> Data {
         let mut text = String::new();
         write(node, &mut text);
-        Data { at: node.at, value: value(node), text }
+        let keys = match &node.value {
+            Yaml::Mapping(entries) => entries.iter().map(|entry| (entry.key.clone(), entry.key_at)).collect(),
+            _ => Vec::new(),
+        };
+        Data { at: node.at, value: value(node), text, keys }
     }
 }
 

@@ -70,6 +70,18 @@ impl SourceText {
         (start, rest.split('\n').next().unwrap_or_default().trim_end_matches('\r'))
     }
 
+    /// The place as far as it is in this file, on whole characters.
+    fn clamp(&self, at: Place) -> Place {
+        let whole = |mut offset: usize| {
+            while !self.text.is_char_boundary(offset) {
+                offset -= 1;
+            }
+            offset
+        };
+        let start = whole(at.start.min(self.text.len()));
+        Place { start, end: whole(at.end.clamp(start, self.text.len())) }
+    }
+
     /// The text at a place; empty if the place is not in this file.
     pub fn slice(&self, at: Place) -> &str {
         self.text.get(at.start..at.end).unwrap_or_default()
@@ -117,7 +129,7 @@ impl Diagnostic {
 
     /// Adds another place that has to do with it.
     pub fn also(&mut self, at: Place, words: impl Into<String>) -> &mut Diagnostic {
-        self.related.push((at, words.into()));
+        self.related.push((self.file.clamp(at), words.into()));
         self
     }
 }
@@ -136,8 +148,7 @@ impl Diagnostics {
 
     /// Adds a problem; the result takes help and related places.
     pub fn push(&mut self, code: &'static Code, at: Place, message: impl Into<String>) -> &mut Diagnostic {
-        let end = at.end.max(at.start).min(self.file.text.len());
-        let at = Place { start: at.start.min(end), end };
+        let at = self.file.clamp(at);
         let index = self.list.len();
         self.list.push(Diagnostic { code, file: self.file.clone(), at, message: message.into(), help: None, related: Vec::new() });
         &mut self.list[index]
@@ -178,5 +189,13 @@ mod tests {
         assert_eq!(file.line_column(12), (2, 6));
         assert_eq!(file.line(2).1, "b: é x");
         assert_eq!(file.line(9).1, "");
+    }
+
+    #[test]
+    fn places_are_cut_to_whole_characters_of_the_file() {
+        let mut diagnostics = Diagnostics::new(SourceText::new("x", "a: ü"));
+        let code = crate::config::codes::YAML_SYNTAX;
+        assert_eq!(diagnostics.push(code, Place { start: 4, end: 99 }, "x").at, Place { start: 3, end: 5 });
+        assert_eq!(diagnostics.push(code, Place { start: 99, end: 0 }, "x").at, Place { start: 5, end: 5 });
     }
 }

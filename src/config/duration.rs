@@ -26,7 +26,7 @@ pub fn parse(text: &str) -> Result<i64, String> {
         let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
         let (unit, after) = after.split_at(letters);
         if unit.is_empty() {
-            return Err(if after.is_empty() { format!("`{number}` has no unit") } else { format!("`{after}` is no unit") });
+            return Err(if after.is_empty() { format!("`{number}` has no unit") } else { format!("`{}` is no unit", after.trim()) });
         }
         let Some((_, ms)) = UNITS.iter().find(|(name, _)| *name == unit) else {
             return Err(format!("`{unit}` is no unit"));

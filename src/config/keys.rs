@@ -172,11 +172,11 @@ pub const KEY_CODECS: &[Choice] = &[
 pub const VALUE_CODECS: &[Choice] = &[
     choice("json", "a JSON value"),
     choice("string", "UTF-8 text"),
+    choice("bytes", "bytes as they are"),
     later("avro", "Avro with a schema registry", "the avro codec"),
     later("protobuf", "Protobuf with a schema registry", "the protobuf codec"),
     later("debezium", "change events of Debezium", "the debezium codec"),
     later("outbox", "events of an outbox table", "the outbox codec"),
-    later("bytes", "bytes as they are", "the bytes codec"),
 ];
 
 pub const ON_ERROR: &[Choice] = &[

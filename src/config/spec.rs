@@ -26,6 +26,8 @@ pub struct Spec {
     pub views: Vec<ViewBlock>,
     pub outputs: Vec<OutputBlock>,
     pub tests: Vec<TestSpec>,
+    /// A block could not be kept: it has no name, or its place in the file has no blocks. Then a reference to nothing may be to it.
+    pub incomplete: bool,
     /// Names in `streams`, which come later: whoever refers to one is not told that it does not exist.
     pub streams: Vec<String>,
 }
@@ -232,6 +234,8 @@ pub struct OutputBlock {
     pub when: Option<Expression>,
     pub on_delete: Option<Chosen>,
     pub headers: NamedExpressions,
+    /// The keys that are there, with their places, for checks by `from`.
+    pub keys: Vec<(String, Place)>,
 }
 
 /// A test of the file.

@@ -89,7 +89,7 @@ pub enum GroupProtocol {
 pub struct SecuritySettings {
     /// As librdkafka's `security.protocol`: `plaintext`, `ssl`, `sasl_plaintext`, `sasl_ssl`.
     pub protocol: &'static str,
-    /// As librdkafka's `sasl.mechanism`, in upper case; there if and only if the protocol is one of SASL.
+    /// There if and only if the protocol is one of SASL.
     pub sasl: Option<Sasl>,
     /// Authorities that the broker's certificate is checked against; `None`: those of the system.
     pub ca: Option<PathBuf>,
@@ -97,10 +97,13 @@ pub struct SecuritySettings {
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub key_password: Option<Secret>,
+    /// Passwords in the clear and unchecked certificates are allowed.
+    pub allow_insecure: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Sasl {
+    /// `plain`, `scram-sha-256` or `scram-sha-512`.
     pub mechanism: &'static str,
     pub username: String,
     pub password: Secret,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_saphyr::granit_parser::ErrorKind;
 use serde_saphyr::granit_parser::Event;
 use serde_saphyr::granit_parser::Options;
 use serde_saphyr::granit_parser::Parser;
@@ -18,6 +19,8 @@ use crate::config::codes;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::diagnostic::Place;
 use crate::config::diagnostic::SourceText;
+use crate::config::traps::quoted;
+use crate::config::traps::trapped;
 
 /// The largest file, in bytes. A topology is written by people; the largest we know of has 2,000 lines.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
@@ -127,7 +130,8 @@ pub fn parse(diagnostics: &mut Diagnostics) -> Option<Node> {
         match Builder::build(&text, &broken) {
             Ok(built) => {
                 built.report(diagnostics);
-                return built.root;
+                // What a second document says about the first cannot be guessed.
+                return if built.is_one_document { built.root } else { None };
             }
             Err(error) => {
                 let repair = explain(&error, &file, diagnostics, &broken)?;
@@ -151,159 +155,44 @@ fn blank(text: &mut String, at: Place) {
 fn explain(error: &ScanError, file: &SourceText, diagnostics: &mut Diagnostics, broken: &[Place]) -> Option<Place> {
     let offset = error.marker().byte_offset().unwrap_or(file.text.len()).min(file.text.len());
     let here = Place { start: offset, end: next_char(&file.text, offset) };
-    if error.info().contains("recursion limit") {
+    if *error.kind() == ErrorKind::RecursionLimitExceeded {
         diagnostics.push(codes::YAML_LIMIT, here, format!("nested deeper than {DEPTH_MAX} levels"));
         return None;
     }
-    // A second error beside a value that was stepped over is most likely its echo.
     let (line, _) = file.line_column(offset);
-    let near = |place: &&Place| file.line_column(place.start).0.abs_diff(line) <= 1;
-    let echo = broken.iter().find(near).is_some();
-    let value = value_of_line(file, line).filter(|value| offset >= value.start);
-    let value =
-        value.or_else(|| (1..line).rev().find(|line| !file.line(*line).1.trim().is_empty()).and_then(|line| value_of_line(file, line)));
-    let trap = value.and_then(|at| trap(file.slice(at)).map(|trap| (at, trap)));
-    match trap {
-        Some((at, trap)) if !broken.contains(&at) => {
-            let raw = file.slice(at);
-            let place = if raw.starts_with(['{', '[']) && offset > at.start && offset < at.end { here } else { at };
-            diagnostics.push(trap.code, place, trap.message).help(quote_it(raw));
-            balanced(raw).then_some(at)
-        }
-        _ if echo => None,
-        _ => {
-            let tab = file.text[offset..].starts_with('\t') || error.info().contains("tab");
-            let help =
-                if tab { "indent with spaces, never with tabs" } else { "check the indentation, quotes and brackets around this place" };
-            diagnostics.push(codes::YAML_SYNTAX, here, plain_words(&error.info())).help(help);
-            None
-        }
+    if let Some((at, trap)) = trapped(file, line, offset)
+        && !broken.contains(&at)
+    {
+        let raw = file.slice(at);
+        diagnostics.push(trap.code, at, trap.message).help(format!("quote the expression: `{}`", quoted(raw)));
+        return Some(at);
     }
+    // A second error beside a value that was stepped over is most likely its echo.
+    if broken.iter().any(|place| file.line_column(place.start).0.abs_diff(line) <= 1) {
+        return None;
+    }
+    let indent = |line: usize| file.line(line).1.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
+    let tab = (line.saturating_sub(1)..=line + 1).find(|line| indent(*line));
+    if let Some(line) = tab {
+        let (start, text) = file.line(line);
+        let start = start + text.find('\t').unwrap_or_default();
+        diagnostics
+            .push(codes::YAML_SYNTAX, Place { start, end: start + 1 }, "YAML takes no tabs for indentation")
+            .help("indent with spaces");
+    } else {
+        let help = "check the indentation, quotes and brackets around this place";
+        diagnostics.push(codes::YAML_SYNTAX, here, format!("this is not YAML: {}", plain_words(&error.info()))).help(help);
+    }
+    None
 }
 
-/// The parser's reason, shorter: where it was is shown by the caret.
-fn plain_words(info: &str) -> String {
-    let words = info.rsplit(", ").next().unwrap_or(info);
-    format!("this is not YAML: {words}")
+/// The parser's reason without what it was doing at that time.
+fn plain_words(info: &str) -> &str {
+    info.rsplit(", ").next().unwrap_or(info)
 }
 
 fn next_char(text: &str, offset: usize) -> usize {
     text[offset..].chars().next().filter(|c| *c != '\n').map_or(offset, |c| offset + c.len_utf8())
-}
-
-/// The place of the value in a line `key: value` or `- value`, without a trailing comment after a closing quote or bracket.
-fn value_of_line(file: &SourceText, line: usize) -> Option<Place> {
-    let (start, text) = file.line(line);
-    let mut rest = text.trim_start();
-    while let Some(item) = rest.strip_prefix("- ") {
-        rest = item.trim_start();
-    }
-    let value = match rest.find(": ") {
-        Some(colon) if rest[..colon].bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'"' | b'\'')) => {
-            rest[colon + 2..].trim()
-        }
-        _ => rest.trim(),
-    };
-    if value.is_empty() || value.starts_with('#') {
-        return None;
-    }
-    let at = start + (value.as_ptr() as usize - text.as_ptr() as usize);
-    Some(Place { start: at, end: at + value.len() })
-}
-
-struct Trap {
-    code: &'static codes::Code,
-    message: String,
-}
-
-/// Which of YAML's characters an unquoted value has run into.
-fn trap(value: &str) -> Option<Trap> {
-    let unquoted = |message: String| Some(Trap { code: codes::UNQUOTED_EXPRESSION, message });
-    let first = value.chars().next()?;
-    match first {
-        '!' => Some(Trap { code: codes::LEADING_EXCLAMATION, message: "YAML reads the leading `!` as a tag".to_owned() }),
-        '@' | '`' | '%' | '*' | '&' | '|' | '>' => unquoted(format!("YAML keeps a leading `{first}` for itself")),
-        '"' | '\'' => {
-            let after = after_quote(value)?;
-            (!after.trim().is_empty()).then_some(())?;
-            unquoted("YAML ends this value at its closing quote".to_owned())
-        }
-        '[' | '{' => {
-            let close = closing(value)?;
-            let after = value[close..].trim_start();
-            let goes_on = !after.is_empty() && !after.starts_with('#');
-            if goes_on {
-                return unquoted(format!("YAML ends this value at its closing `{}`", if first == '[' { ']' } else { '}' }));
-            }
-            unquoted("an unquoted value inside `{ }` or `[ ]` has one of YAML's own characters".to_owned())
-        }
-        _ if value.contains(": ") || value.ends_with(':') => unquoted("YAML reads `: ` inside this value as a key of its own".to_owned()),
-        _ if value.contains(['{', '}', '[', ']', '"', ',']) => {
-            unquoted("YAML reads a bracket, quote or comma inside this value as its own".to_owned())
-        }
-        _ => None,
-    }
-}
-
-/// What to do about a value that YAML takes apart.
-fn quote_it(value: &str) -> String {
-    if value.starts_with(['{', '[']) && closing(value).is_some_and(|close| value[close..].trim().is_empty()) {
-        return "quote the expression inside: `name: '...'`".to_owned();
-    }
-    format!("quote the expression: `{}`", quoted(value))
-}
-
-/// A value in quotes, so that YAML leaves it alone.
-pub fn quoted(value: &str) -> String {
-    if !value.contains('\'') {
-        format!("'{value}'")
-    } else if !value.contains(['"', '\\']) {
-        format!("\"{value}\"")
-    } else {
-        format!("'{}'", value.replace('\'', "''"))
-    }
-}
-
-/// What follows the closing quote of a quoted start.
-fn after_quote(value: &str) -> Option<&str> {
-    let quote = value.chars().next()?;
-    let mut characters = value.char_indices().skip(1);
-    while let Some((at, c)) = characters.next() {
-        if c == '\\' && quote == '"' {
-            characters.next();
-        } else if c == quote {
-            return Some(&value[at + 1..]);
-        }
-    }
-    None
-}
-
-/// Where the bracket that opens the value is closed, quotes minded: the byte after it.
-fn closing(value: &str) -> Option<usize> {
-    let mut depth = 0usize;
-    let mut quote: Option<char> = None;
-    for (at, c) in value.char_indices() {
-        match (quote, c) {
-            (Some(open), _) if c == open => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '[' | '{') => depth += 1,
-            (None, ']' | '}') => {
-                depth = depth.checked_sub(1)?;
-                if depth == 0 {
-                    return Some(at + 1);
-                }
-            }
-            (None, _) => {}
-        }
-    }
-    None
-}
-
-/// Whether stepping over this text leaves the brackets around it as they are.
-fn balanced(value: &str) -> bool {
-    let count = |open: char, close: char| value.chars().filter(|c| *c == open).count() == value.chars().filter(|c| *c == close).count();
-    count('{', '}') && count('[', ']')
 }
 
 /// A problem of the tree itself, kept until it is known that the text can be read.
@@ -345,6 +234,7 @@ enum Content {
 
 struct Built {
     root: Option<Node>,
+    is_one_document: bool,
     found: Vec<Found>,
 }
 
@@ -375,10 +265,10 @@ impl<'a> Builder<'a> {
             if builder.nodes > NODES_MAX {
                 let at = place(&span, text);
                 builder.find(codes::YAML_LIMIT, at, format!("more than {NODES_MAX} values"), Some("write fewer aliases".to_owned()));
-                return Ok(Built { root: None, found: builder.found });
+                return Ok(Built { root: None, is_one_document: true, found: builder.found });
             }
         }
-        Ok(Built { root: builder.root, found: builder.found })
+        Ok(Built { root: builder.root, is_one_document: builder.documents <= 1, found: builder.found })
     }
 
     fn find(&mut self, code: &'static codes::Code, at: Place, message: String, help: Option<String>) {
@@ -407,9 +297,11 @@ impl<'a> Builder<'a> {
                     ScalarStyle::DoubleQuoted => Style::DoubleQuoted,
                     ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
                 };
+                // The parser writes `~` for a value that is not there.
+                let text = if at.start == at.end && style == Style::Plain { String::new() } else { text.into_owned() };
                 let value = match self.broken.iter().any(|broken| broken.start == at.start) {
                     true => Yaml::Broken,
-                    false => Yaml::Scalar(Scalar { text: text.into_owned(), style }),
+                    false => Yaml::Scalar(Scalar { text, style }),
                 };
                 self.add(Node { at, value }, anchor, tag);
             }
@@ -478,7 +370,7 @@ impl<'a> Builder<'a> {
         let whole = Place { start: tag.start, end: if node.is_empty() { tag.end } else { node.at.end.max(tag.end) } };
         let raw = &self.text[whole.start..whole.end];
         let message = format!("YAML reads `{}` as a tag", &self.text[tag.start..tag.end]);
-        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(quote_it(raw)));
+        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(format!("quote the expression: `{}`", quoted(raw))));
         Node::broken(whole)
     }
 
@@ -493,6 +385,11 @@ impl<'a> Builder<'a> {
                 }
                 continue;
             };
+            if text == "<<" {
+                let help = Some("write the keys out, or give the whole map by an alias".to_owned());
+                self.find(codes::UNKNOWN_KEY, key.at, "YAML's merge key `<<` is not read".to_owned(), help);
+                continue;
+            }
             if let Some(first) = entries.iter().find(|entry| entry.key == text) {
                 let also = Some(first.key_at);
                 let help = Some("remove one of the two".to_owned());
@@ -541,7 +438,12 @@ impl<'a> Builder<'a> {
 
     fn cut(&mut self, at: Place) -> Node {
         let raw = &self.text[at.start..at.end];
-        self.find(codes::COMMA_CUTS_EXPRESSION, at, "YAML ends this value at its first comma".to_owned(), Some(quote_it(raw)));
+        self.find(
+            codes::COMMA_CUTS_EXPRESSION,
+            at,
+            "YAML ends this value at its first comma".to_owned(),
+            Some(format!("quote the expression: `{}`", quoted(raw))),
+        );
         Node::broken(at)
     }
 }
@@ -588,4 +490,86 @@ fn place(span: &Span, text: &str) -> Place {
     let start = span.start.byte_offset().unwrap_or(text.len()).min(text.len());
     let end = span.end.byte_offset().unwrap_or(start).clamp(start, text.len());
     Place { start, end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::data::Data;
+
+    /// The tree as JSON, or the codes and what they point at.
+    fn check(text: &str, expected: &str) {
+        let file = SourceText::new("x", text);
+        let mut diagnostics = Diagnostics::new(file.clone());
+        let node = parse(&mut diagnostics);
+        let found: Vec<String> = diagnostics.sorted().iter().map(|found| format!("{} `{}`", found.code.id, file.slice(found.at))).collect();
+        let shown = if found.is_empty() { node.map_or("nothing".to_owned(), |node| Data::of(&node).text) } else { found.join(", ") };
+        assert_eq!(shown, expected, "{text}");
+    }
+
+    #[test]
+    fn scalars_are_what_is_written() {
+        check("a: 1.10", r#"{"a":1.10}"#);
+        check("a: 007", r#"{"a":"007"}"#);
+        check("a: no", r#"{"a":"no"}"#);
+        check("a: 2026-01-01T00:00:02Z", r#"{"a":"2026-01-01T00:00:02Z"}"#);
+        check("{ at: 2026-01-01T00:00:02Z, b: [x, 'y', \"z\", ~, true] }", r#"{"at":"2026-01-01T00:00:02Z","b":["x","y","z",null,true]}"#);
+        check("a: |\n  x\n  y\nb: >\n  x\n  y\n", r#"{"a":"x\ny\n","b":"x y\n"}"#);
+        check("", "nothing");
+        check("# only a comment\n", "nothing");
+    }
+
+    #[test]
+    fn expressions_that_yaml_takes_apart_are_found_at_their_place() {
+        check("when: a ? b : c", "unquoted_expression `a ? b : c`");
+        check("when: a ? b : c # why", "unquoted_expression `a ? b : c`");
+        check("when: !a", "leading_exclamation `!a`");
+        check("when: !a.b && !c", "leading_exclamation `!a.b && !c`");
+        check("x: { when: !a, y: 1 }", "leading_exclamation `!a`");
+        check("x: { a: f(b, c), d: 1 }", "comma_cuts_expression `f(b, c)`");
+        check("x: [f(b, c), d]", "comma_cuts_expression `f(b, c)`");
+        check("x: { a: f(b, \"c\"), d: 1 }", "comma_cuts_expression `f(b, \"c\")`");
+        check("x: { a: b[0], d: 1 }", "unquoted_expression `b[0]`");
+        check("x: { y: { a: b ? c : d } }", "unquoted_expression `b ? c : d`");
+        check("x: \"a\" + b", "unquoted_expression `\"a\" + b`");
+        check("x: [a].size()", "unquoted_expression `[a].size()`");
+        check("x: @a", "unquoted_expression `@a`");
+        check("x: *a", "unknown_alias `*a`");
+    }
+
+    #[test]
+    fn comparisons_and_calls_that_yaml_leaves_alone_pass() {
+        check("x: a < b", r#"{"x":"a < b"}"#);
+        check("x: { a: b < c, d: e > f }", r#"{"x":{"a":"b < c","d":"e > f"}}"#);
+        check("x: { a: f(b), c: g() }", r#"{"x":{"a":"f(b)","c":"g()"}}"#);
+        check("x: a ? b :c", r#"{"x":"a ? b :c"}"#);
+    }
+
+    #[test]
+    fn several_broken_values_are_all_found() {
+        check(
+            "a: x ? y : z\nb: 1\nc: !d\ne: \"f\" + g\n",
+            "unquoted_expression `x ? y : z`, leading_exclamation `!d`, unquoted_expression `\"f\" + g`",
+        );
+    }
+
+    #[test]
+    fn keys_are_there_once_and_are_text() {
+        check("a: 1\na: 2", "duplicate_key `a`");
+        check("{ {a: 1}: 2 }", "expression_is_map `{a: 1}`");
+        check("a: &x { b: 1 }\nc: { <<: *x }", "unknown_key `<<`");
+        check("a: &x { b: 1 }\nc: *x", r#"{"a":{"b":1},"c":{"b":1}}"#);
+    }
+
+    #[test]
+    fn limits_hold() {
+        check(&format!("a: {}{}", "[".repeat(70), "]".repeat(70)), "yaml_limit `[`");
+        let bomb = (1..20).fold("a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+            let alias = vec![format!("*a{}", n - 1); 8].join(", ");
+            text + &format!("a{n}: &a{n} [{alias}]\n")
+        });
+        let mut diagnostics = Diagnostics::new(SourceText::new("x", bomb));
+        assert!(parse(&mut diagnostics).is_none());
+        assert_eq!(diagnostics.sorted()[0].code.id, "yaml_limit");
+    }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rust_decimal::Decimal;
-use smol_str::{SmolStr, SmolStrBuilder};
+use smol_str::SmolStr;
 
+use crate::expression::collect::{ELEMENTS_MAX, too_large};
 use crate::expression::parse::BinaryOperator;
 use crate::expression::problem::{Failure, Outcome};
-use crate::expression::collect::ELEMENTS_MAX;
 use crate::model::{Span, Timestamp, Value};
 
 /// The longest string or bytes that an expression makes: Kafka's default limit of a record, so a longer one could not be sent.
@@ -27,7 +27,7 @@ pub(super) fn arithmetic(operator: BinaryOperator, left: &Value, right: &Value) 
         (Value::Decimal(a), Value::Uint(b)) => decimals(operator, *a, Decimal::from(*b)),
         (Value::Int(a), Value::Decimal(b)) => decimals(operator, Decimal::from(*a), *b),
         (Value::Uint(a), Value::Decimal(b)) => decimals(operator, Decimal::from(*a), *b),
-        (Value::Double(a), Value::Double(b)) if operator != BinaryOperator::Remainder => Ok(Value::Double(match operator {
+        (Value::Double(a), Value::Double(b)) if operator != BinaryOperator::Remainder => Ok(double(match operator {
             BinaryOperator::Add => a + b,
             BinaryOperator::Subtract => a - b,
             BinaryOperator::Multiply => a * b,
@@ -44,11 +44,16 @@ pub(super) fn arithmetic(operator: BinaryOperator, left: &Value, right: &Value) 
 pub(super) fn negate(value: &Value) -> Outcome {
     match value {
         Value::Int(value) => value.checked_neg().map(Value::Int).ok_or_else(|| overflow("int")),
-        Value::Double(value) => Ok(Value::Double(-value)),
+        Value::Double(value) => Ok(double(-value)),
         Value::Decimal(value) => Ok(Value::Decimal(-*value)),
         Value::Duration(span) => span.nanos.checked_neg().map(|nanos| Value::Duration(Span { nanos })).ok_or_else(|| overflow("duration")),
         other => Err(Failure::overload("-", &[other])),
     }
+}
+
+/// A double that was computed. NaN has many bit patterns, and processors differ in which one they make; a row has one.
+pub(super) fn double(number: f64) -> Value {
+    Value::Double(if number.is_nan() { f64::NAN } else { number })
 }
 
 fn ints(operator: BinaryOperator, a: i64, b: i64) -> Outcome {
@@ -99,10 +104,7 @@ fn add(left: &Value, right: &Value) -> Outcome {
     match (left, right) {
         (Value::String(a), Value::String(b)) => {
             check_text(a.len() + b.len())?;
-            let mut text = SmolStrBuilder::new();
-            text.push_str(a);
-            text.push_str(b);
-            Ok(Value::String(text.finish()))
+            Ok(Value::String(joined(a, b)))
         }
         (Value::Bytes(a), Value::Bytes(b)) => {
             check_text(a.len() + b.len())?;
@@ -113,7 +115,7 @@ fn add(left: &Value, right: &Value) -> Outcome {
                 return Ok(Value::List(if a.is_empty() { b.clone() } else { a.clone() }));
             }
             if a.len() + b.len() > ELEMENTS_MAX {
-                return Err(Failure::new(format!("the expression makes a list or map of more than {ELEMENTS_MAX} elements")));
+                return Err(too_large());
             }
             let list: Arc<[Value]> = a.iter().chain(b.iter()).cloned().collect();
             Ok(Value::List(list))
@@ -126,6 +128,22 @@ fn add(left: &Value, right: &Value) -> Outcome {
         }
         _ => Err(Failure::overload("+", &[left, right])),
     }
+}
+
+/// The two texts as one; short ones, such as keys, without touching the heap.
+fn joined(a: &str, b: &str) -> SmolStr {
+    /// What a `SmolStr` holds in itself.
+    const INLINE_BYTES: usize = 23;
+    let length = a.len() + b.len();
+    if length <= INLINE_BYTES {
+        let mut buffer = [0u8; INLINE_BYTES];
+        buffer[..a.len()].copy_from_slice(a.as_bytes());
+        buffer[a.len()..length].copy_from_slice(b.as_bytes());
+        if let Ok(text) = std::str::from_utf8(&buffer[..length]) {
+            return SmolStr::new_inline(text);
+        }
+    }
+    SmolStr::from([a, b].concat())
 }
 
 fn subtract(left: &Value, right: &Value) -> Outcome {

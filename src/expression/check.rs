@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::config::suggest::did_you_mean;
 use crate::expression::compare::Budget;
 use crate::expression::node::{FieldSlot, Frame, Node};
 use crate::expression::parse::{Ast, Kind};
-use crate::expression::problem::{Problems, suggest};
+use crate::expression::problem::Problems;
 use crate::expression::resolve::{entries, function_names};
-use crate::expression::types::{describe, free, is_open, items, join, join_or_any, settle, type_named, Items};
+use crate::expression::types::{Items, comparable, describe, free, is_open, items, join, join_or_any, settle, type_named};
 use crate::expression::{CompileOptions, ExpressionProblem, ExpressionProblemKind, Scope};
 use crate::model::{Type, Value};
 
@@ -69,7 +70,12 @@ impl<'s> Checker<'s> {
             Kind::List(elements) => self.list(elements),
             Kind::Map(entries) => self.map(entries),
             Kind::Message(name) => {
-                self.problem(ExpressionProblemKind::UnknownName, &tree.at, format!("there is no message type `{name}`"), Some("a map is written `{\"field\": value}`".to_owned()));
+                self.problem(
+                    ExpressionProblemKind::UnknownName,
+                    &tree.at,
+                    format!("there is no message type `{name}`"),
+                    Some("a map is written `{\"field\": value}`".to_owned()),
+                );
                 Typed::unknown()
             }
         };
@@ -123,7 +129,7 @@ impl<'s> Checker<'s> {
             known.extend(self.scope.variables.iter().map(|(name, _)| name.as_str()));
             match self.field_of_a_variable(bare) {
                 Some(path) => Some(format!("did you mean `{path}`? a text is written `\"{bare}\"`")),
-                None => suggest(bare, &known, "known here").or_else(|| Some(format!("a text is written `\"{bare}\"`"))),
+                None => did_you_mean(bare, known, "known here").or_else(|| Some(format!("a text is written `\"{bare}\"`"))),
             }
         };
         self.problem(ExpressionProblemKind::UnknownName, &tree.at, format!("no variable `{bare}`"), help);
@@ -184,6 +190,11 @@ impl<'s> Checker<'s> {
             }
         }
         let typed = self.check(operand);
+        self.member(typed, operand, field, field_at, optional)
+    }
+
+    /// The field of a part that was checked.
+    fn member(&mut self, typed: Typed, operand: &Ast, field: &SmolStr, field_at: &Range<usize>, optional: bool) -> Typed {
         let (field_ty, of_nullable) = self.field_type(&typed.ty, operand, field, field_at);
         if optional {
             let inner = match &field_ty {
@@ -217,8 +228,13 @@ impl<'s> Checker<'s> {
                 Some(slot) => shape.fields[slot].ty.clone(),
                 None => {
                     let known: Vec<&str> = shape.fields.iter().map(|field| field.name.as_str()).collect();
-                    let help = suggest(field, &known, "fields");
-                    self.problem(ExpressionProblemKind::UnknownField, field_at, format!("no field `{field}` in `{}`", self.text(operand)), help);
+                    let help = did_you_mean(field, known, "fields");
+                    self.problem(
+                        ExpressionProblemKind::UnknownField,
+                        field_at,
+                        format!("no field `{field}` in `{}`", self.text(operand)),
+                        help,
+                    );
                     Type::Any
                 }
             },
@@ -233,7 +249,10 @@ impl<'s> Checker<'s> {
             other => {
                 let help = match other {
                     Type::List(_) => Some("an element is read by its position: `list[0]`; all of them by `list.map(x, …)`".to_owned()),
-                    Type::Timestamp => Some("a part of a timestamp is read by a function: `getFullYear()`, `getHours(\"Europe/Berlin\")`, `unix_ms(t)`".to_owned()),
+                    Type::Timestamp => Some(
+                        "a part of a timestamp is read by a function: `getFullYear()`, `getHours(\"Europe/Berlin\")`, `unix_ms(t)`"
+                            .to_owned(),
+                    ),
                     _ => None,
                 };
                 let message = format!("no field `{field}`: `{}` is {}", self.text(operand), describe(other));
@@ -245,19 +264,14 @@ impl<'s> Checker<'s> {
     }
 
     fn index(&mut self, operand: &Ast, index: &Ast, optional: bool) -> Typed {
+        let operand_typed = self.check(operand);
         // A constant name of a declared object is its field, whatever characters it has.
         if let Kind::Literal(Value::String(field)) = &index.kind
-            && !self.options.unchecked
+            && matches!(operand_typed.ty.strip_nullable(), Type::Object(_))
+            && !is_open(&operand_typed.ty)
         {
-            let before = self.uses.clone();
-            let is_object = matches!(self.quietly(operand).strip_nullable(), Type::Object(shape) if !is_open(&Type::Object(shape.clone())));
-            self.uses = before;
-            if is_object {
-                let tree = Ast { kind: Kind::Literal(Value::Null), at: operand.at.start..index.at.end };
-                return self.select(&tree, operand, field, &index.at, optional);
-            }
+            return self.member(operand_typed, operand, field, &index.at, optional);
         }
-        let operand_typed = self.check(operand);
         let index_typed = self.check(index);
         self.refuse_null(&operand_typed.ty, operand);
         self.refuse_null(&index_typed.ty, index);
@@ -275,7 +289,7 @@ impl<'s> Checker<'s> {
                 (**of).clone()
             }
             Type::Map(key, value) => {
-                if !crate::expression::types::comparable(key, index_ty) {
+                if !comparable(key, index_ty) {
                     self.type_problem(&index.at, format!("the keys of this map are {}, not {}", describe(key), describe(index_ty)), None);
                 }
                 (**value).clone()
@@ -296,14 +310,6 @@ impl<'s> Checker<'s> {
         };
         let ty = if is_optional { Type::Optional(Arc::new(element)) } else { element };
         self.folded(Node::Index { operand: Box::new(operand_typed.node), index: Box::new(index_typed.node), optional }, ty)
-    }
-
-    /// The type of a part, without keeping its problems: they come when it is checked.
-    fn quietly(&mut self, tree: &Ast) -> Type {
-        let problems = std::mem::take(&mut self.problems);
-        let ty = self.check(tree).ty;
-        self.problems = problems;
-        ty
     }
 
     // Literals.
@@ -327,7 +333,11 @@ impl<'s> Checker<'s> {
             let key_typed = self.check(key);
             if !matches!(key_typed.ty, Type::Bool | Type::Int | Type::Uint | Type::String) && !is_open(&key_typed.ty) {
                 let help = if matches!(key_typed.ty, Type::Nullable(_)) { Some(may_be_null_help(self.text(key))) } else { None };
-                self.type_problem(&key.at, format!("the key of a map must be bool, int, uint or string, not {}", describe(&key_typed.ty)), help);
+                self.type_problem(
+                    &key.at,
+                    format!("the key of a map must be bool, int, uint or string, not {}", describe(&key_typed.ty)),
+                    help,
+                );
             }
             let value_typed = self.check(value);
             let value_ty = if *optional { self.unwrapped(&value_typed.ty, value) } else { value_typed.ty };
@@ -344,7 +354,11 @@ impl<'s> Checker<'s> {
             Type::Optional(inner) => (**inner).clone(),
             open if is_open(open) => Type::Any,
             other => {
-                self.type_problem(&tree.at, format!("`?` needs an optional, not {}", describe(other)), Some("`x.?field` and `optional.of(x)` yield one".to_owned()));
+                self.type_problem(
+                    &tree.at,
+                    format!("`?` needs an optional, not {}", describe(other)),
+                    Some("`x.?field` and `optional.of(x)` yield one".to_owned()),
+                );
                 Type::Any
             }
         }
@@ -406,7 +420,8 @@ impl<'s> Checker<'s> {
                 Some(joined) => all = joined,
                 None => {
                     let message = format!("{what} must be of one type: {} here, {} before", describe(&typed.ty), describe(&all));
-                    let help = operator::conversion_help(&all, &typed.ty).or_else(|| Some("`dyn(…)` around one of them leaves the type open".to_owned()));
+                    let help = operator::conversion_help(&all, &typed.ty)
+                        .or_else(|| Some("`dyn(…)` around one of them leaves the type open".to_owned()));
                     self.type_problem(&tree.at, message, help);
                     all = Type::Any;
                 }
@@ -442,7 +457,9 @@ impl Node {
         match self {
             Node::Constant(_) => true,
             Node::Negate(a) | Node::Not(a) | Node::ToDecimal(a) => constant(a),
-            Node::Arithmetic { left, right, .. } | Node::Equal { left, right, .. } | Node::Compare { left, right, .. } => constant(left) && constant(right),
+            Node::Arithmetic { left, right, .. } | Node::Equal { left, right, .. } | Node::Compare { left, right, .. } => {
+                constant(left) && constant(right)
+            }
             Node::Index { operand, index, .. } => constant(operand) && constant(index),
             Node::List(elements) => elements.iter().all(|(element, _)| constant(element)),
             Node::Map(entries) => entries.iter().all(|(key, value, _)| constant(key) && constant(value)),

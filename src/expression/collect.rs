@@ -21,7 +21,7 @@ pub(super) fn select<'v>(value: &'v Value, name: &SmolStr) -> Part<'v> {
         Value::Optional(_) => optional_select(value, name, false).map(Out::Own),
         other => match member(other, name)? {
             Some(found) => Ok(Out::Ref(found)),
-            None => Err(no_such_key(name)),
+            None => Err(Failure::new(format!("no such key: `{name}`"))),
         },
     }
 }
@@ -58,10 +58,6 @@ fn member<'v>(value: &'v Value, name: &SmolStr) -> Result<Option<&'v Value>, Fai
     }
 }
 
-fn no_such_key(name: &str) -> Failure {
-    Failure::new(format!("no such key: `{name}`"))
-}
-
 /// `value[index]` and `value[?index]`
 pub(super) fn index<'v>(value: &'v Value, index: &Value, optional: bool) -> Part<'v> {
     let (container, lenient) = match value {
@@ -76,7 +72,7 @@ pub(super) fn index<'v>(value: &'v Value, index: &Value, optional: bool) -> Part
     match (found, container) {
         (Some(found), _) => Ok(Out::Ref(found)),
         (None, Value::List(list)) => Err(Failure::new(format!("index out of range: {} in a list of {}", show(index), list.len()))),
-        (None, _) => Err(no_such_key(&show(index))),
+        (None, _) => Err(Failure::new(format!("no such key: {}", show(index)))),
     }
 }
 
@@ -100,14 +96,15 @@ fn element<'v>(container: &'v Value, index: &Value) -> Result<Option<&'v Value>,
     }
 }
 
-/// A scalar in an error text.
+/// A key or position in an error text.
 fn show(value: &Value) -> String {
     match value {
-        Value::Bool(value) => value.to_string(),
-        Value::Int(value) => value.to_string(),
-        Value::Uint(value) => value.to_string(),
-        Value::Double(value) => value.to_string(),
-        Value::String(value) => value.to_string(),
+        Value::Bool(value) => format!("`{value}`"),
+        Value::Int(value) => format!("`{value}`"),
+        Value::Uint(value) => format!("`{value}`"),
+        Value::Double(value) => format!("`{value}`"),
+        // A long key would drown the message.
+        Value::String(value) => format!("`{}`", value.chars().take(60).collect::<String>()),
         other => format!("of type {}", type_name(other)),
     }
 }
@@ -190,7 +187,7 @@ pub(super) fn value_of(key: &MapKey) -> Value {
 
 pub(super) fn insert(map: &mut BTreeMap<MapKey, Value>, key: MapKey, value: Value) -> Result<(), Failure> {
     if find_key(map, &key).is_some() {
-        return Err(Failure::new(format!("repeated key: `{}`", show(&value_of(&key)))));
+        return Err(Failure::new(format!("repeated key: {}", show(&value_of(&key)))));
     }
     map.insert(key, value);
     Ok(())
@@ -210,9 +207,13 @@ pub(super) fn checked_map(map: BTreeMap<MapKey, Value>) -> Outcome {
     Ok(Value::Map(Arc::new(map)))
 }
 
+/// What is said of a list or map that would be too large.
+pub(super) fn too_large() -> Failure {
+    Failure::new(format!("the expression makes a list or map of more than {ELEMENTS_MAX} elements"))
+}
+
 /// Counts all that is in the values. Shared parts count each time: `[a, a]` of `[b, b]` of … would be written out in full.
 fn weigh_all<'v>(values: impl ExactSizeIterator<Item = &'v Value>, left: &mut usize) -> Result<(), Failure> {
-    let too_large = || Failure::new(format!("the expression makes a list or map of more than {ELEMENTS_MAX} elements"));
     *left = left.checked_sub(values.len()).ok_or_else(too_large)?;
     for value in values {
         match value {

@@ -163,10 +163,11 @@ pub(super) fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, Failure> {
         (Value::Duration(a), Value::Duration(b)) => Some(a.cmp(b)),
         (Value::Int(a), Value::Uint(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
         (Value::Uint(a), Value::Int(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
-        (Value::Int(a), Value::Double(b)) => order_whole(i128::from(*a), *b),
-        (Value::Uint(a), Value::Double(b)) => order_whole(i128::from(*a), *b),
-        (Value::Double(a), Value::Int(b)) => order_whole(i128::from(*b), *a).map(Ordering::reverse),
-        (Value::Double(a), Value::Uint(b)) => order_whole(i128::from(*b), *a).map(Ordering::reverse),
+        // As doubles, which the specification's data asks for: beyond 2^53 an integer equals the double next to it.
+        (Value::Int(a), Value::Double(b)) => (*a as f64).partial_cmp(b),
+        (Value::Uint(a), Value::Double(b)) => (*a as f64).partial_cmp(b),
+        (Value::Double(a), Value::Int(b)) => a.partial_cmp(&(*b as f64)),
+        (Value::Double(a), Value::Uint(b)) => a.partial_cmp(&(*b as f64)),
         (Value::Decimal(a), Value::Int(b)) => Some(a.cmp(&Decimal::from(*b))),
         (Value::Decimal(a), Value::Uint(b)) => Some(a.cmp(&Decimal::from(*b))),
         (Value::Int(a), Value::Decimal(b)) => Some(Decimal::from(*a).cmp(b)),
@@ -176,20 +177,4 @@ pub(super) fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, Failure> {
         }
         _ => return Err(Failure::new(format!("no such overload: {} and {} have no order", type_name(a), type_name(b)))),
     })
-}
-
-/// The order of an integer and a double, exact where a conversion of either would round.
-fn order_whole(a: i128, b: f64) -> Option<Ordering> {
-    if b.is_nan() {
-        return None;
-    }
-    // Every 64-bit integer is within; what is beyond (infinities too) is told by its sign.
-    if b >= 2f64.powi(65) {
-        return Some(Ordering::Less);
-    }
-    if b <= -(2f64.powi(65)) {
-        return Some(Ordering::Greater);
-    }
-    let floor = b.floor();
-    Some(a.cmp(&(floor as i128)).then(if b > floor { Ordering::Less } else { Ordering::Equal }))
 }

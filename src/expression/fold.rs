@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::expression::collect::{checked_list, checked_map, insert, key_of, value_of};
+use crate::expression::collect::{ELEMENTS_MAX, checked_list, checked_map, insert, key_of, too_large, value_of};
 use crate::expression::node::{Frame, Local, Node};
 use crate::expression::problem::{Failure, Outcome, type_name};
 use crate::model::Value;
@@ -53,7 +53,7 @@ impl Fold {
                 let mut list = Vec::new();
                 self.visit(&range, frame, |inner, item| {
                     if self.holds(inner)? {
-                        list.push(item.clone());
+                        push(&mut list, item.clone())?;
                     }
                     Ok(true)
                 })?;
@@ -63,7 +63,7 @@ impl Fold {
                 let mut list = Vec::new();
                 self.visit(&range, frame, |inner, _| {
                     if self.holds(inner)? {
-                        list.push(self.transformed(inner)?);
+                        push(&mut list, self.transformed(inner)?)?;
                     }
                     Ok(true)
                 })?;
@@ -129,7 +129,12 @@ impl Fold {
     }
 
     /// Calls `step` for each item, with the variables set and the first of them, until it says false.
-    fn visit(&self, range: &Value, frame: &Frame<'_>, mut step: impl FnMut(&Frame<'_>, &Value) -> Result<bool, Failure>) -> Result<(), Failure> {
+    fn visit(
+        &self,
+        range: &Value,
+        frame: &Frame<'_>,
+        mut step: impl FnMut(&Frame<'_>, &Value) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
         let mut one = |first: &Value, second: &Value| {
             frame.budget.take(1)?;
             let first_local = Local { value: Ok(first), next: frame.local };
@@ -167,4 +172,13 @@ impl Fold {
         }
         Ok(())
     }
+}
+
+/// Adds an element, unless the list is full: more visits are allowed than a result may have elements.
+fn push(list: &mut Vec<Value>, value: Value) -> Result<(), Failure> {
+    if list.len() >= ELEMENTS_MAX {
+        return Err(too_large());
+    }
+    list.push(value);
+    Ok(())
 }

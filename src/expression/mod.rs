@@ -21,6 +21,8 @@ mod parse;
 mod problem;
 mod program;
 mod resolve;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use arithmetic::TEXT_BYTES_MAX;

@@ -28,41 +28,102 @@ pub(super) enum Node {
     /// A variable of a macro, counted from the innermost.
     Local(usize),
     /// `event.field`, the commonest expression of all, in one node.
-    VariableField { variable: usize, field: FieldSlot },
+    VariableField {
+        variable: usize,
+        field: FieldSlot,
+    },
     /// A declared field of an object.
-    Field { operand: Box<Node>, field: FieldSlot },
+    Field {
+        operand: Box<Node>,
+        field: FieldSlot,
+    },
     /// A field of what is known at run time only.
-    Select { operand: Box<Node>, name: SmolStr },
-    Has { operand: Box<Node>, name: SmolStr, of_nullable: bool },
-    OptionalSelect { operand: Box<Node>, name: SmolStr, of_nullable: bool },
-    Index { operand: Box<Node>, index: Box<Node>, optional: bool },
+    Select {
+        operand: Box<Node>,
+        name: SmolStr,
+    },
+    Has {
+        operand: Box<Node>,
+        name: SmolStr,
+        of_nullable: bool,
+    },
+    OptionalSelect {
+        operand: Box<Node>,
+        name: SmolStr,
+        of_nullable: bool,
+    },
+    Index {
+        operand: Box<Node>,
+        index: Box<Node>,
+        optional: bool,
+    },
     Not(Box<Node>),
     Negate(Box<Node>),
     And(Box<Node>, Box<Node>),
     Or(Box<Node>, Box<Node>),
-    Conditional { condition: Box<Node>, then: Box<Node>, otherwise: Box<Node> },
-    Equal { left: Box<Node>, right: Box<Node>, negated: bool },
-    Compare { operator: BinaryOperator, left: Box<Node>, right: Box<Node> },
-    Arithmetic { operator: BinaryOperator, left: Box<Node>, right: Box<Node> },
-    In { item: Box<Node>, container: Box<Node> },
+    Conditional {
+        condition: Box<Node>,
+        then: Box<Node>,
+        otherwise: Box<Node>,
+    },
+    Equal {
+        left: Box<Node>,
+        right: Box<Node>,
+        negated: bool,
+    },
+    Compare {
+        operator: BinaryOperator,
+        left: Box<Node>,
+        right: Box<Node>,
+    },
+    Arithmetic {
+        operator: BinaryOperator,
+        left: Box<Node>,
+        right: Box<Node>,
+    },
+    In {
+        item: Box<Node>,
+        container: Box<Node>,
+    },
     List(Box<[(Node, bool)]>),
     Map(Box<[(Node, Node, bool)]>),
     /// A function of the table.
-    Call { function: &'static str, run: Run, arguments: Box<[Node]> },
+    Call {
+        function: &'static str,
+        run: Run,
+        arguments: Box<[Node]>,
+    },
     /// A conversion of what may be null: null stays null.
-    NullOr { run: fn(&Value) -> Outcome, argument: Box<Node> },
+    NullOr {
+        run: fn(&Value) -> Outcome,
+        argument: Box<Node>,
+    },
     /// `text.matches("…")`, whose pattern was compiled when the file was read.
-    Matches { text: Box<Node>, pattern: Arc<Regex> },
+    Matches {
+        text: Box<Node>,
+        pattern: Arc<Regex>,
+    },
     Coalesce(Box<[Node]>),
     /// An int where the other branch is a decimal.
     ToDecimal(Box<Node>),
     /// `cel.bind`: an error of the value is one only where it is used.
-    Bind { value: Box<Node>, body: Box<Node> },
+    Bind {
+        value: Box<Node>,
+        body: Box<Node>,
+    },
     Fold(Box<Fold>),
     /// `optional.optMap`, and with `flat` `optFlatMap`.
-    OptionalMap { operand: Box<Node>, body: Box<Node>, flat: bool },
+    OptionalMap {
+        operand: Box<Node>,
+        body: Box<Node>,
+        flat: bool,
+    },
     /// `optional.or`, `orValue`: the alternative is evaluated only where it is needed.
-    OptionalOr { operand: Box<Node>, alternative: Box<Node>, unwrap: bool },
+    OptionalOr {
+        operand: Box<Node>,
+        alternative: Box<Node>,
+        unwrap: bool,
+    },
     /// What was found wrong in an expression that is not checked.
     Fail(SmolStr),
 }
@@ -98,6 +159,7 @@ pub(super) enum Out<'a> {
 
 impl Deref for Out<'_> {
     type Target = Value;
+    #[inline]
     fn deref(&self) -> &Value {
         match self {
             Out::Ref(value) => value,
@@ -148,16 +210,45 @@ impl<'a> Frame<'a> {
 
 type Evaluated<'a> = Result<Out<'a>, Failure>;
 
+/// Evaluates an operand to a reference. What stands somewhere already, as most operands do, takes no call and no drop.
+macro_rules! operand {
+    ($node:expr, $frame:expr, $made:ident) => {
+        match $node.standing($frame) {
+            Some(value) => value,
+            None => {
+                $made = $node.evaluate($frame)?;
+                &*$made
+            }
+        }
+    };
+}
+
 impl Node {
+    /// The value, where it is a constant or stands in the record: the fast path of operands.
+    #[inline(always)]
+    pub fn standing<'a>(&'a self, frame: &Frame<'a>) -> Option<&'a Value> {
+        match self {
+            Node::Constant(value) => Some(value),
+            Node::VariableField { variable, field } => field.in_slot(frame.values.get(*variable)?),
+            Node::Variable(variable) => frame.values.get(*variable).copied(),
+            _ => None,
+        }
+    }
+
     pub fn evaluate<'a>(&'a self, frame: &Frame<'a>) -> Evaluated<'a> {
         match self {
             Node::Constant(value) => Ok(Out::Ref(value)),
             Node::Variable(variable) => variable_value(frame, *variable).map(Out::Ref),
             Node::VariableField { variable, field } => field.of(variable_value(frame, *variable)?),
             Node::Field { operand, field } => operand.evaluate(frame)?.part(|value| field.of(value)),
-            Node::And(..) | Node::Or(..) | Node::Not(_) | Node::Equal { .. } | Node::Compare { .. } | Node::In { .. } | Node::Has { .. } | Node::Matches { .. } => {
-                Ok(Out::Own(Value::Bool(self.truth(frame)?)))
-            }
+            Node::And(..)
+            | Node::Or(..)
+            | Node::Not(_)
+            | Node::Equal { .. }
+            | Node::Compare { .. }
+            | Node::In { .. }
+            | Node::Has { .. }
+            | Node::Matches { .. } => Ok(Out::Own(Value::Bool(self.truth(frame)?))),
             Node::Conditional { condition, then, otherwise } => {
                 if condition.truth(frame)? {
                     then.evaluate(frame)
@@ -166,8 +257,9 @@ impl Node {
                 }
             }
             Node::Arithmetic { operator, left, right } => {
-                let (left, right) = (left.evaluate(frame)?, right.evaluate(frame)?);
-                arithmetic(*operator, &left, &right).map(Out::Own)
+                let (left_made, right_made);
+                let (left, right) = (operand!(left, frame, left_made), operand!(right, frame, right_made));
+                arithmetic(*operator, left, right).map(Out::Own)
             }
             Node::Call { function, run, arguments } => call(function, *run, arguments, frame).map(Out::Own),
             Node::Coalesce(options) => coalesce(options, frame),
@@ -224,12 +316,14 @@ impl Node {
             },
             Node::Not(operand) => Ok(!operand.truth(frame)?),
             Node::Equal { left, right, negated } => {
-                let (left, right) = (left.evaluate(frame)?, right.evaluate(frame)?);
-                Ok(equal(&left, &right, frame.budget)? != *negated)
+                let (left_made, right_made);
+                let (left, right) = (operand!(left, frame, left_made), operand!(right, frame, right_made));
+                Ok(equal(left, right, frame.budget)? != *negated)
             }
             Node::Compare { operator, left, right } => {
-                let (left, right) = (left.evaluate(frame)?, right.evaluate(frame)?);
-                let ordering = order(&left, &right)?;
+                let (left_made, right_made);
+                let (left, right) = (operand!(left, frame, left_made), operand!(right, frame, right_made));
+                let ordering = order(left, right)?;
                 Ok(match operator {
                     BinaryOperator::Less => ordering == Some(Ordering::Less),
                     BinaryOperator::LessOrEqual => matches!(ordering, Some(Ordering::Less | Ordering::Equal)),
@@ -238,14 +332,18 @@ impl Node {
                 })
             }
             Node::In { item, container } => {
-                let (item, container) = (item.evaluate(frame)?, container.evaluate(frame)?);
-                collect::contains(&container, &item, frame.budget)
+                let (item_made, container_made);
+                let (item, container) = (operand!(item, frame, item_made), operand!(container, frame, container_made));
+                collect::contains(container, item, frame.budget)
             }
             Node::Has { operand, name, of_nullable } => collect::has(&*operand.evaluate(frame)?, name, *of_nullable),
-            Node::Matches { text, pattern } => match &*text.evaluate(frame)? {
-                Value::String(text) => Ok(pattern.is_match(text)),
-                other => Err(Failure::overload("matches", &[other])),
-            },
+            Node::Matches { text, pattern } => {
+                let made;
+                match operand!(text, frame, made) {
+                    Value::String(text) => Ok(pattern.is_match(text)),
+                    other => Err(Failure::overload("matches", &[other])),
+                }
+            }
             other => match &*other.evaluate(frame)? {
                 Value::Bool(truth) => Ok(*truth),
                 value => Err(Failure::new(format!("no such overload: a condition must be bool, not {}", type_name(value)))),
@@ -255,11 +353,20 @@ impl Node {
 }
 
 impl FieldSlot {
-    fn of<'v>(&self, value: &'v Value) -> Evaluated<'v> {
+    /// The field, where the value is an object of the declared shape.
+    #[inline(always)]
+    fn in_slot<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         match value {
-            Value::Object(object) if Arc::ptr_eq(&object.shape, &self.shape) && self.slot < object.slots.len() => {
-                Ok(Out::Ref(&object.slots[self.slot]))
-            }
+            Value::Object(object) if Arc::ptr_eq(&object.shape, &self.shape) => object.slots.get(self.slot),
+            _ => None,
+        }
+    }
+
+    fn of<'v>(&self, value: &'v Value) -> Evaluated<'v> {
+        if let Some(found) = self.in_slot(value) {
+            return Ok(Out::Ref(found));
+        }
+        match value {
             Value::Null if self.of_nullable => Ok(Out::Ref(value)),
             other => collect::select(other, &self.name),
         }
@@ -282,11 +389,14 @@ fn local_value<'a>(frame: &Frame<'a>, hops: usize) -> Result<&'a Value, Failure>
 }
 
 fn call(function: &'static str, run: Run, arguments: &[Node], frame: &Frame<'_>) -> Outcome {
+    let (a_made, b_made, c_made, d_made);
     match (run, arguments) {
-        (Run::One(run), [a]) => run(&*a.evaluate(frame)?),
-        (Run::Two(run), [a, b]) => run(&*a.evaluate(frame)?, &*b.evaluate(frame)?),
-        (Run::Three(run), [a, b, c]) => run(&*a.evaluate(frame)?, &*b.evaluate(frame)?, &*c.evaluate(frame)?),
-        (Run::Four(run), [a, b, c, d]) => run(&*a.evaluate(frame)?, &*b.evaluate(frame)?, &*c.evaluate(frame)?, &*d.evaluate(frame)?),
+        (Run::One(run), [a]) => run(operand!(a, frame, a_made)),
+        (Run::Two(run), [a, b]) => run(operand!(a, frame, a_made), operand!(b, frame, b_made)),
+        (Run::Three(run), [a, b, c]) => run(operand!(a, frame, a_made), operand!(b, frame, b_made), operand!(c, frame, c_made)),
+        (Run::Four(run), [a, b, c, d]) => {
+            run(operand!(a, frame, a_made), operand!(b, frame, b_made), operand!(c, frame, c_made), operand!(d, frame, d_made))
+        }
         (Run::Zero(run), []) => Ok(run()),
         (Run::Many(run), arguments) => {
             let mut values: SmallVec<[Out<'_>; 4]> = SmallVec::with_capacity(arguments.len());
@@ -341,11 +451,7 @@ fn optional_or<'a>(operand: &'a Node, alternative: &'a Node, unwrap: bool, frame
         Value::Optional(Some(_)) => Ok(operand),
         Value::Optional(None) => {
             let other = alternative.evaluate(frame)?;
-            if unwrap || matches!(&*other, Value::Optional(_)) {
-                Ok(other)
-            } else {
-                Err(Failure::overload("or", &[&operand, &other]))
-            }
+            if unwrap || matches!(&*other, Value::Optional(_)) { Ok(other) } else { Err(Failure::overload("or", &[&operand, &other])) }
         }
         other => Err(Failure::overload(if unwrap { "orValue" } else { "or" }, &[other])),
     }

@@ -135,7 +135,12 @@ pub(super) fn parse(source: &str) -> Result<Ast, Vec<ExpressionProblem>> {
         return Err(problems.into_sorted());
     }
     if source.trim().is_empty() {
-        problems.push(ExpressionProblemKind::Syntax, &(0..source.len()), "the expression is empty", Some("write a value, such as `event.name`".to_owned()));
+        problems.push(
+            ExpressionProblemKind::Syntax,
+            &(0..source.len()),
+            "the expression is empty",
+            Some("write a value, such as `event.name`".to_owned()),
+        );
         return Err(problems.into_sorted());
     }
     // An environment without macros: its parser leaves `has(x.y)` and `list.map(…)` as they are written.
@@ -199,11 +204,19 @@ fn scan(source: &str) -> Result<(), (Range<usize>, String, String)> {
             _ => {}
         }
         if open.len() > DEPTH_MAX + 1 {
-            return Err((start..at, format!("brackets are nested deeper than {DEPTH_MAX}"), "split the expression over several fields".to_owned()));
+            return Err((
+                start..at,
+                format!("brackets are nested deeper than {DEPTH_MAX}"),
+                "split the expression over several fields".to_owned(),
+            ));
         }
         if depth > CHAIN_MAX {
             let message = format!("more than {CHAIN_MAX} operators follow each other here");
-            return Err((start..at, message, "split the expression, or use a list: `[a, b].exists(x, …)`, `x in [a, b]`, `[a, b].join()`".to_owned()));
+            return Err((
+                start..at,
+                message,
+                "split the expression, or use a list: `[a, b].exists(x, …)`, `x in [a, b]`, `[a, b].join()`".to_owned(),
+            ));
         }
     }
     Ok(())
@@ -355,17 +368,38 @@ fn value(literal: &LiteralValue) -> Value {
 /// Rewords the parser's errors and gives them a place in bytes.
 fn report(source: &str, errors: ParseErrors, problems: &mut Problems) {
     let is_follow_up = |message: &str| message.starts_with("Incomplete") || message.starts_with("No `");
+    let is_unreadable = |message: &str| message.contains("token recognition error");
     let has_cause = errors.errors.iter().any(|error| !is_follow_up(&error.msg));
+    // What the lexer cannot read leaves a hole that the parser complains about, too.
+    let has_unreadable = errors.errors.iter().any(|error| is_unreadable(&error.msg));
+    let (mut has_syntax, mut has_quote) = (false, false);
     for error in errors.errors {
-        if has_cause && is_follow_up(&error.msg) {
-            continue;
-        }
-        let start = byte_of(source, error.pos);
         if error.msg.contains("Recursion limit") {
             let help = Some("split the expression over several fields".to_owned());
-            problems.push(ExpressionProblemKind::Limit, &(0..source.len()), format!("the expression is nested deeper than {DEPTH_MAX}"), help);
+            problems.push(
+                ExpressionProblemKind::Limit,
+                &(0..source.len()),
+                format!("the expression is nested deeper than {DEPTH_MAX}"),
+                help,
+            );
             return;
         }
+        let is_syntax = error.msg.starts_with("Syntax error");
+        // After the first one the parser guesses how to go on, and the rest follows from the guess.
+        if (has_cause && is_follow_up(&error.msg))
+            || (has_unreadable && !is_unreadable(&error.msg))
+            || (is_syntax && has_syntax && !is_unreadable(&error.msg))
+        {
+            continue;
+        }
+        has_syntax |= is_syntax;
+        let start = byte_of(source, error.pos);
+        // A string that does not end takes the rest of the text with it.
+        let is_quote = source[start..].starts_with(['"', '\'']);
+        if is_quote && has_quote {
+            continue;
+        }
+        has_quote |= is_quote;
         let (message, help, width) = reword(source, start, &error.msg);
         problems.push(ExpressionProblemKind::Syntax, &(start..(start + width).min(source.len())), message, help);
     }
@@ -392,37 +426,70 @@ fn reword(source: &str, start: usize, message: &str) -> (String, Option<String>,
     }
     if text.starts_with("invalid int literal") || text.starts_with("invalid uint literal") || text.starts_with("invalid double literal") {
         let width = source[start..].bytes().take_while(|c| c.is_ascii_alphanumeric() || *c == b'.').count();
-        let kind = if text.contains("uint") { "uint" } else if text.contains("int") { "int" } else { "double" };
+        let kind = if text.contains("uint") {
+            "uint"
+        } else if text.contains("int") {
+            "int"
+        } else {
+            "double"
+        };
         let help = "a greater or longer number is a decimal: `decimal(\"…\")`".to_owned();
         return (format!("`{}` is out of the range of {kind}", &source[start..start + width]), Some(help), width);
     }
     if let Some(rest) = quoted("token recognition error at:") {
-        let piece = rest.strip_suffix('\'').unwrap_or(rest);
+        let piece = rest.strip_suffix('\'').unwrap_or(rest).trim_end();
         let help = match piece.chars().next() {
             Some('\'' | '"') => Some("close the string with the same quote; a backslash in it is written `\\\\`, or use r\"…\"".to_owned()),
             Some('=') => Some("compare with `==`".to_owned()),
             Some('&') => Some("write `&&`".to_owned()),
             Some('|') => Some("write `||`".to_owned()),
+            Some(c) if !c.is_ascii() => Some("names have the letters a-z and A-Z, digits and `_`; a text stands in quotes".to_owned()),
             _ => None,
         };
         return (format!("`{piece}` cannot be read here"), help, piece.len());
     }
-    if text.contains("'<EOF>'") {
-        return ("the expression ends too early".to_owned(), Some(expected(text, source, start)), 0);
+    if text.contains("'<EOF>'") || start >= source.trim_end().len() {
+        let help = match unclosed(source) {
+            Some(bracket) => format!("close the `{bracket}`"),
+            None if source.contains('?') && !source.contains(':') => "a choice is written `condition ? a : b`".to_owned(),
+            None => expected("", source, start),
+        };
+        return ("the expression ends too early".to_owned(), Some(help), 0);
     }
-    let token = ["extraneous input", "mismatched input", "no viable alternative at input"].iter().find_map(|after| quoted(after));
-    if let Some(rest) = token {
-        let end = rest.rfind("' expecting").or_else(|| rest.rfind('\'')).unwrap_or(rest.len());
-        let piece = &rest[..end];
-        let at_start = source[start..].starts_with(piece);
-        let piece = if at_start { piece } else { source[start..].split_whitespace().next().unwrap_or(piece) };
-        return (format!("`{piece}` is not expected here"), Some(expected(piece, source, start)), piece.len().max(1));
+    if ["extraneous input", "mismatched input", "no viable alternative"].iter().any(|known| text.starts_with(known)) {
+        let rest = &source[start..];
+        let word = rest.bytes().take_while(|c| c.is_ascii_alphanumeric() || *c == b'_').count();
+        let width = if word > 0 { word } else { rest.chars().next().map_or(0, char::len_utf8) };
+        let piece = &rest[..width];
+        return (format!("`{piece}` is not expected here"), Some(expected(piece, source, start)), width);
     }
     if let Some(rest) = quoted("missing") {
         let missing = rest.split('\'').next().unwrap_or(rest);
-        return (format!("`{missing}` is missing here"), None, 1);
+        return (format!("`{missing}` is missing here"), Some(format!("write `{missing}` before this")), 1);
     }
     (text.to_lowercase(), None, 1)
+}
+
+/// The innermost bracket that is not closed.
+fn unclosed(source: &str) -> Option<char> {
+    let bytes = source.as_bytes();
+    let mut open = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' | b'\'' => {
+                at = string_end(bytes, at, false);
+                continue;
+            }
+            c @ (b'(' | b'[' | b'{') => open.push(char::from(c)),
+            b')' | b']' | b'}' => {
+                open.pop();
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    open.pop()
 }
 
 /// What to do about a token that does not fit.
@@ -432,9 +499,17 @@ fn expected(token: &str, source: &str, start: usize) -> String {
         "and" => "write `&&`".to_owned(),
         "or" => "write `||`".to_owned(),
         "=" => "compare with `==`".to_owned(),
+        "in" | "true" | "false" | "null" if before.ends_with('.') => {
+            let object =
+                before.trim_end_matches('.').rsplit(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).next().unwrap_or("x");
+            format!("a field of this name is read as `{object}[\"{token}\"]`")
+        }
         "then" | "else" => "write `condition ? a : b` or `cond(condition, a, b)`".to_owned(),
         _ if before.ends_with("not") => "write `!x` or `not(x)`".to_owned(),
-        _ if before.ends_with(['+', '-', '*', '/', '%', '<', '>', '=', '&', '|', '!', '(', '[', ',', '.', '?', ':']) => "a value is expected: a field, a number, a string, a call".to_owned(),
+        _ if before.ends_with('.') => "a name is expected after the dot".to_owned(),
+        _ if before.ends_with(['+', '-', '*', '/', '%', '<', '>', '=', '&', '|', '!', '(', '[', ',', '?', ':']) => {
+            "a value is expected: a field, a number, a string, a call".to_owned()
+        }
         _ => "an operator, such as `+`, `==` or `&&`, or the end is expected".to_owned(),
     }
 }

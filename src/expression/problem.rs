@@ -3,7 +3,6 @@
 //! Every text is lowercase, without a full stop, names in backticks; a problem says what, and its help what to do.
 
 use std::borrow::Cow;
-use std::fmt::Display;
 use std::ops::Range;
 
 use crate::expression::{EvaluationError, ExpressionProblem, ExpressionProblemKind};
@@ -81,33 +80,4 @@ impl Problems {
         self.list.sort_by_key(|problem| (problem.at.start, problem.at.end));
         self.list
     }
-}
-
-/// The known name that was probably meant.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Two thirds of the letters must be right; below that a suggestion misleads more than it helps.
-    let limit = (name.chars().count() / 3).max(1);
-    known
-        .into_iter()
-        .map(|candidate| {
-            let same_letters = candidate.eq_ignore_ascii_case(name);
-            (if same_letters { 0 } else { strsim::damerau_levenshtein(name, candidate) }, candidate)
-        })
-        .filter(|(distance, candidate)| *distance <= limit && *candidate != name)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
-/// `` did you mean `x`? `` or, where nothing is near, the list of what there is.
-pub(super) fn suggest<'a>(name: &str, known: &[&'a str], what: &str) -> Option<String> {
-    if let Some(candidate) = nearest(name, known.iter().copied()) {
-        return Some(format!("did you mean `{candidate}`?"));
-    }
-    // A dozen names fit on a line; a longer list is no help.
-    (!known.is_empty() && known.len() <= 12).then(|| format!("{what}: {}", names(known)))
-}
-
-/// `` `a`, `b`, `c` ``.
-pub(super) fn names<T: Display>(list: &[T]) -> String {
-    list.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

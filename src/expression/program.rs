@@ -52,6 +52,10 @@ impl Program {
     pub fn evaluate(&self, values: Values<'_>) -> Result<Value, EvaluationError> {
         let budget = Budget::new();
         let frame = Frame { values, local: None, budget: &budget };
+        // Most expressions of a topology are one field.
+        if let Some(value) = self.compiled.node.standing(&frame) {
+            return Ok(value.clone());
+        }
         match self.compiled.node.evaluate(&frame) {
             Ok(value) => Ok(value.into_owned()),
             Err(failure) => Err(failure.into()),

@@ -3,10 +3,11 @@
 //! The forms are read from the signature texts of the table, so what the manual says is what the checker does.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::expression::functions::{FUNCTIONS, Function};
-use crate::expression::types::{is_open, join, settle, type_named};
+use crate::expression::types::{free, is_open, join, name_of, settle, type_named};
 use crate::model::Type;
 
 /// A type in a signature: with variables such as `T`, which stand for one type throughout it.
@@ -39,7 +40,11 @@ pub(super) struct Entry {
 static ENTRIES: LazyLock<BTreeMap<&'static str, Vec<Entry>>> = LazyLock::new(|| {
     let mut entries: BTreeMap<&'static str, Vec<Entry>> = BTreeMap::new();
     for function in FUNCTIONS {
-        let signatures = if function.is_special() { Vec::new() } else { function.signatures.iter().filter_map(|text| read_signature(text, function.name)).collect() };
+        let signatures = if function.is_special() {
+            Vec::new()
+        } else {
+            function.signatures.iter().filter_map(|text| read_signature(text, function.name)).collect()
+        };
         entries.entry(function.name).or_default().push(Entry { function, signatures });
     }
     entries
@@ -166,7 +171,7 @@ impl Pattern {
     fn result(&self, bound: &BTreeMap<char, Type>) -> Type {
         match self {
             Pattern::Any => Type::Any,
-            Pattern::Variable(name) => bound.get(name).cloned().unwrap_or_else(crate::expression::types::free),
+            Pattern::Variable(name) => bound.get(name).cloned().unwrap_or_else(free),
             Pattern::Exactly(ty) => ty.clone(),
             Pattern::List(of) => Type::list(of.result(bound)),
             Pattern::Map(key, value) => Type::map(key.result(bound), value.result(bound)),
@@ -225,15 +230,15 @@ pub(super) fn resolve(signatures: &[&Signature], types: &[&Type]) -> Result<Type
     Err(Mismatch::Together)
 }
 
-impl std::fmt::Display for Pattern {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Pattern::Any => f.write_str("any"),
             Pattern::Variable(name) => write!(f, "{name}"),
             Pattern::Exactly(ty) => f.write_str(match ty {
                 Type::Timestamp => "timestamp",
                 Type::Duration => "duration",
-                other => crate::expression::types::name_of(other),
+                other => name_of(other),
             }),
             Pattern::List(of) => write!(f, "list<{of}>"),
             Pattern::Map(key, value) => write!(f, "map<{key}, {value}>"),

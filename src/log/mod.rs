@@ -107,7 +107,11 @@ pub trait Consumer: Send {
     /// The group's committed offsets, waiting for pending transactions to end (require-stable, KIP-447).
     fn committed(&mut self, partitions: &[(Name, i32)], timeout: Duration) -> Result<Vec<Option<Offset>>, LogError>;
 
-    /// The first offset and the read_committed end (last stable offset) of a partition.
+    /// The first offset of a partition and its end: the offset after the last record or marker, committed or not.
+    ///
+    /// The end is the high watermark and not the last stable offset, because a commit returns before its markers are written: for
+    /// a moment the last stable offset still lies before records that are committed. Whoever reads until [`Consumer::position`]
+    /// reaches the end has waited for every transaction that was open, and has all that was committed.
     fn bounds(&mut self, topic: &Name, partition: i32, timeout: Duration) -> Result<(Offset, Offset), LogError>;
 
     /// Membership as of now, for [`Producer::send_offsets`]. Taken fresh just before each use.
@@ -138,6 +142,8 @@ pub struct Outgoing<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub time: Time,
+    /// Whether `time` matters to those who read it. Where it does not (changelogs), the log may stamp its own, which is cheaper.
+    pub keep_time: bool,
     pub headers: &'a Headers,
 }
 

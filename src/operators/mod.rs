@@ -55,8 +55,8 @@ pub struct Origin {
 pub struct TableChange {
     pub table: TableId,
     pub key: Value,
-    /// Store key, with its tag; of the window's key in a windowed table.
-    pub key_bytes: Key,
+    /// The record's key as the store has it, without the window.
+    pub record_key: Key,
     /// Start and end.
     pub window: Option<(Time, Time)>,
     pub old: Option<Value>,

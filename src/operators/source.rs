@@ -6,14 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use smol_str::SmolStr;
-
 use crate::codec::json::scalar_text;
 use crate::codec::{CodecKind, Decode, KeyCodec, Limits};
-use crate::expression::{Program, Scope};
+use crate::expression::Program;
 use crate::log::Message;
-use crate::model::{Field, Headers, Key, MapKey, Name, Record, Shape, SourceId, Time, Timestamp, Type, Value};
+use crate::model::{Field, Key, Name, Record, Shape, SourceId, Time, Timestamp, Type, Value};
+use crate::operators::scope::{EVENT_HEADERS, headers_value, time_value};
 
 /// Names in the scope of a source's and a table's expressions, in the order of their slots.
 pub const EVENT_SCOPE: [&str; 7] = ["event", "key", "time", "headers", "topic", "partition", "offset"];
@@ -21,7 +19,6 @@ pub const EVENT_SCOPE: [&str; 7] = ["event", "key", "time", "headers", "topic", 
 const EVENT: usize = 0;
 const KEY: usize = 1;
 const TIME: usize = 2;
-const HEADERS: usize = 3;
 
 /// A checked source. Its expressions see [`EVENT_SCOPE`] (`time` in `time:` is the record's timestamp).
 #[derive(Clone, Debug)]
@@ -75,26 +72,6 @@ pub const BAD_RECORD_REASONS: &[(&str, &str)] = &[
     ("future_time", "the event time is further ahead of the clock than `future` allows"),
     ("expression_failed", "an expression of the source has no value for this record"),
 ];
-
-/// Types of [`EVENT_SCOPE`] for a source, as its expressions and those of the tables that it feeds are compiled.
-///
-/// A header is a string where its bytes are UTF-8, bytes where they are not, null where it has none; the last of one name counts.
-pub fn event_scope(event: &Type, key: KeyCodec) -> Scope {
-    let headers = Type::map(Type::String, Type::Any);
-    Scope::new(EVENT_SCOPE.into_iter().zip([event.clone(), key.ty(), Type::Timestamp, headers, Type::String, Type::Int, Type::Int]))
-}
-
-/// Headers as expressions see them; see [`event_scope`].
-pub fn headers_value(headers: &Headers) -> Value {
-    let value = |bytes: &Option<Bytes>| match bytes {
-        None => Value::Null,
-        Some(bytes) => match str::from_utf8(bytes) {
-            Ok(text) => Value::string(text),
-            Err(_) => Value::Bytes(bytes.clone()),
-        },
-    };
-    Value::Map(Arc::new(headers.iter().map(|(name, bytes)| (MapKey::String(name.clone()), value(bytes))).collect()))
-}
 
 /// Decodes the messages of one source. Used by one thread.
 pub struct SourceDecoder {
@@ -155,9 +132,14 @@ impl SourceDecoder {
                 Some(_) => When::BeforeValue,
             },
             topic: Value::string(spec.topic.as_str()),
-            uses_headers: programs.into_iter().flatten().any(|program| program.uses(HEADERS)),
+            uses_headers: programs.into_iter().flatten().any(|program| program.uses(EVENT_HEADERS)),
             spec: spec.clone(),
         }
+    }
+
+    /// The source whose messages it reads.
+    pub fn source(&self) -> SourceId {
+        self.id
     }
 
     /// Reads a message. `Ok(None)` if `when` says that it is not of this source.
@@ -305,7 +287,7 @@ impl SourceDecoder {
             Err(bad) if program.uses(KEY) => return Err(bad.clone()),
             Err(_) => &Value::Null,
         };
-        let time = Timestamp::from_ms(time).map_or(Value::Null, Value::Timestamp);
+        let time = time_value(time);
         let values = [event, key, &time, &reading.headers, &self.topic, &reading.partition, &reading.offset];
         program.evaluate(&values).map_err(|error| failed(what, program, &error.message))
     }
@@ -349,19 +331,22 @@ fn gate_type(spec: &SourceSpec) -> Option<Type> {
     let Type::Object(shape) = &spec.event else { return None };
     let time = spec.time.as_ref().filter(|_| when.uses(TIME)).map_or("", |time| time.source());
     let leave = |field: &Field| {
-        let is_used = has_word(when.source(), &field.name) || has_word(time, &field.name);
+        let is_used = selects(when.source(), &field.name) || selects(time, &field.name);
         Field { name: field.name.clone(), ty: if is_used { field.ty.clone() } else { Type::Any } }
     };
     Some(Type::Object(Arc::new(Shape { fields: shape.fields.iter().map(leave).collect() })))
 }
 
-/// Whether a text has a name as a word of its own. A name inside a string counts: then the field is only read more strictly.
-fn has_word(text: &str, word: &SmolStr) -> bool {
+/// Whether an expression may look at a field: `.name`, `.?name`, `["name"]`. A string that only looks so counts as well; then
+/// the field is read more strictly, no more.
+fn selects(expression: &str, field: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(word.as_str()).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + word.len()..].chars().next();
-        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    expression.match_indices(field).any(|(at, _)| {
+        let after = expression[at + field.len()..].chars().next();
+        let before = expression[..at].trim_end();
+        let is_dotted = before.ends_with('.') || before.ends_with(".?");
+        let quoted = before.strip_suffix(['"', '\'']).map(|before| before.trim_end_matches('?').trim_end());
+        !after.is_some_and(is_part) && (is_dotted || quoted.is_some_and(|before| before.ends_with('[')))
     })
 }
 

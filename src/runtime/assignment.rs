@@ -72,12 +72,15 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
         }
         Err(error) => return Err(Fault::of_log(&error)),
     };
-    let mut state = match app.storage.open(id, store_specs(&app, subtopology)) {
+    let mut state = match app.storage.open(id, store_specs(&app.plan, subtopology)) {
         Ok(state) => state,
         Err(error @ StateError::Busy { .. }) => {
             let tries = thread.opening.get(&id).map_or(0, |opening| opening.tries);
             if tries >= BUSY_TRIES_MAX {
-                return Err(Fault::new(Reaction::Stop, format!("task {id}: {error}: another worker uses this state folder; give each worker its own `worker.state_dir`")));
+                return Err(Fault::new(
+                    Reaction::Stop,
+                    format!("task {id}: {error}: another worker uses this state folder; give each worker its own `worker.state_dir`"),
+                ));
             }
             std::thread::park_timeout(BUSY_PAUSE);
             return Ok(None);
@@ -91,7 +94,12 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
         }
     };
     let restore = Restore::begin(&app, id, &mut state)?;
-    let has_state = restore.total > 0 || subtopology.stores.iter().enumerate().any(|(at, _)| state.offsets().changelog(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
+    let has_state = restore.total > 0
+        || subtopology
+            .stores
+            .iter()
+            .enumerate()
+            .any(|(at, _)| state.offsets().changelog(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
     let mut starts = Vec::new();
     for ((topic, partition), committed) in wanted.iter().zip(committed) {
         let stored = state.offsets().input(topic);

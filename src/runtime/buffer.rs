@@ -15,7 +15,11 @@ pub enum Decoded {
     Record(Record),
     /// `when` of the source was not true.
     Filtered,
-    Bad { source: usize, reason: &'static str, detail: String },
+    Bad {
+        source: usize,
+        reason: &'static str,
+        detail: String,
+    },
 }
 
 /// A message with what the sources of its topic made of it.

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tracing::warn;
 
 use crate::log::{Acknowledged, LogError, Outgoing};
-use crate::model::{Headers, Name, Offset, StoreId, TaskId, Time};
-use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
+use crate::model::{Headers, Name, Offset, StoreId, TaskId};
 use crate::operators::output::OutputFrom;
+use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
 use crate::runtime::emit::{WriteError, write_dead_letter};
 use crate::runtime::fault::Fault;
 use crate::runtime::observe::{Committed, CommittedTable};
@@ -138,7 +138,7 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                             source: change.origin.map_or(first_source, |origin| origin.source),
                             reason: "expression",
                             detail: format!("an output of table `{}`: {failure}", topology.tables[id.0].name),
-                            key: Some(Bytes::copy_from_slice(&change.key_bytes[1..])),
+                            key: Some(Bytes::copy_from_slice(&change.record_key[1..])),
                             value: None,
                             headers: change.headers.clone(),
                             offset: change.origin.map_or(-1, |origin| origin.offset),
@@ -185,7 +185,9 @@ fn stale_letter(stale: &StaleRecord, failure: &Failure) -> DeadLetter {
 }
 
 fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Produced, Fault> {
-    let StreamThread { tasks, producer, changelogs, .. } = thread;
+    let StreamThread { tasks, producer, changelogs, app, .. } = thread;
+    // Wall clock: retention of windows and identities counts from it, and event times may be of any age.
+    let now = app.clock.now();
     for task in tasks.values() {
         for (store, changelog) in changelogs[task.id.subtopology as usize].iter().enumerate() {
             let Some(topic) = changelog else { continue };
@@ -193,7 +195,15 @@ fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Prod
                 if change.old == change.new {
                     continue;
                 }
-                let record = Outgoing { topic: *topic, partition: task.id.partition, key: Some(change.key), value: change.new, time: Time(0), headers: &NO_HEADERS };
+                let record = Outgoing {
+                    topic: *topic,
+                    partition: task.id.partition,
+                    key: Some(change.key),
+                    value: change.new,
+                    time: now,
+                    keep_time: false,
+                    headers: &NO_HEADERS,
+                };
                 producer.send(record).map_err(|error| Fault::of_transaction(&error))?;
             }
         }

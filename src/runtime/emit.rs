@@ -56,7 +56,12 @@ impl OutputWriter {
     ///
     /// # Errors
     /// `Failure` of an expression: nothing was written, and the caller makes a dead letter of it.
-    pub fn write(&mut self, change: &TableChange, producer: &mut dyn Producer, tell: Option<&mut Vec<CommittedOutput>>) -> Result<(), WriteError> {
+    pub fn write(
+        &mut self,
+        change: &TableChange,
+        producer: &mut dyn Producer,
+        tell: Option<&mut Vec<CommittedOutput>>,
+    ) -> Result<(), WriteError> {
         let null = Value::Null;
         let time = time_value(change.time);
         let headers = if self.needs_headers { headers_value(&change.headers) } else { Value::Null };
@@ -90,7 +95,15 @@ impl OutputWriter {
         }
         let bytes = value.as_ref().map(|_| self.value.as_slice());
         let partition = partition_of(route.as_deref().unwrap_or(&self.key), self.partitions);
-        let outgoing = Outgoing { topic: self.topic, partition, key: Some(&self.key), value: bytes, time: change.time, headers: &extra };
+        let outgoing = Outgoing {
+            topic: self.topic,
+            partition,
+            key: Some(&self.key),
+            value: bytes,
+            time: change.time,
+            keep_time: true,
+            headers: &extra,
+        };
         producer.send(outgoing).map_err(WriteError::Log)?;
         if let Some(tell) = tell {
             tell.push(CommittedOutput {
@@ -108,7 +121,12 @@ impl OutputWriter {
     }
 
     /// Writes a stale record as it came, with its own key.
-    pub fn write_stale(&mut self, stale: &StaleRecord, producer: &mut dyn Producer, tell: Option<&mut Vec<CommittedOutput>>) -> Result<(), WriteError> {
+    pub fn write_stale(
+        &mut self,
+        stale: &StaleRecord,
+        producer: &mut dyn Producer,
+        tell: Option<&mut Vec<CommittedOutput>>,
+    ) -> Result<(), WriteError> {
         self.key.clear();
         let encoded = self.spec.key_codec.encode(&stale.record.key_value, &mut self.key);
         encoded.map_err(|bad| WriteError::Row(bad_key(bad)))?;
@@ -119,6 +137,7 @@ impl OutputWriter {
             key: Some(&self.key),
             value: stale.raw.as_deref(),
             time: stale.record.time,
+            keep_time: true,
             headers: &stale.record.headers,
         });
         sent.map_err(WriteError::Log)?;
@@ -225,7 +244,8 @@ pub fn write_dead_letter(
     producer: &mut dyn Producer,
 ) -> Result<(), LogError> {
     let mut headers: Vec<(SmolStr, Option<Bytes>)> = letter.headers.iter().cloned().collect();
-    let mut add = |name: &'static str, value: &str| headers.push((SmolStr::new_static(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
+    let mut add =
+        |name: &'static str, value: &str| headers.push((SmolStr::new_static(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
     add("millstream-reason", letter.reason);
     add("millstream-source", source);
     add("millstream-topic", from);
@@ -239,6 +259,7 @@ pub fn write_dead_letter(
         key: letter.key.as_deref(),
         value: letter.value.as_deref(),
         time: letter.time,
+        keep_time: true,
         headers: &Headers::new(headers),
     })
 }

@@ -56,11 +56,12 @@ impl Restore {
             let store = StoreId(at);
             let (start, end) = reader.bounds(changelog, id.partition, BOUNDS_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
             let stored = state.offsets().changelog(store);
-            if let Some(stored) = stored {
-                if stored > end {
-                    let what = format!("task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records", plan.name);
-                    return Err(Fault::new(Reaction::RebuildTask(id), what));
-                }
+            if let Some(stored) = stored.filter(|stored| *stored > end) {
+                let what = format!(
+                    "task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records",
+                    plan.name
+                );
+                return Err(Fault::new(Reaction::RebuildTask(id), what));
             }
             let from = stored.unwrap_or(start).max(start);
             total += (end.0 - from.0).max(0) as u64;

@@ -62,12 +62,15 @@ impl From<LogError> for StartError {
     }
 }
 
+/// Makes the storage of task state once it is known what runs: given the app, the ids of its topics and the number of tasks.
+pub type MakeStorage<'a> = &'a dyn Fn(&Name, &BTreeMap<Name, String>, usize) -> Arc<dyn StateStorage>;
+
 /// The parts an app is made of.
-pub struct Parts {
+pub struct Parts<'a> {
     pub plan: Plan,
     pub settings: Settings,
     pub log: Arc<dyn Log>,
-    pub storage: Arc<dyn StateStorage>,
+    pub storage: MakeStorage<'a>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
     pub observers: Vec<Arc<dyn Observer>>,
@@ -77,7 +80,7 @@ pub struct Parts {
 ///
 /// # Errors
 /// Missing topics, different partition counts in one sub-topology, internal topics with wrong settings, no broker.
-pub fn prepare(parts: Parts) -> Result<App, StartError> {
+pub fn prepare(parts: Parts<'_>) -> Result<App, StartError> {
     let admin = parts.log.admin()?;
     let inputs = describe_inputs(&parts.plan, admin.as_ref())?;
     let partitions = check_partitions(&parts.plan, &inputs)?;
@@ -90,15 +93,14 @@ pub fn prepare(parts: Parts) -> Result<App, StartError> {
         topic_ids.insert(topic.name, topic.id);
     }
     info!(app = %parts.plan.topology.app, subtopologies = parts.plan.subtopologies.len(), tasks = tasks.len(), "checked the cluster");
-    let Parts { plan, settings, log, storage, clock, metrics, observers } = parts;
+    let storage = (parts.storage)(&parts.plan.topology.app, &topic_ids, tasks.len());
+    let Parts { plan, settings, log, clock, metrics, observers, .. } = parts;
     Ok(App { plan, tasks, partitions, topic_ids, settings, log, storage, clock, metrics, observers })
 }
 
 /// Tasks in the order of sub-topologies and partitions; the index is the partition of the task topic.
 pub fn task_list(partitions: &[i32]) -> Vec<TaskId> {
-    let of = |(subtopology, count): (usize, &i32)| {
-        (0..*count).map(move |partition| TaskId { subtopology: subtopology as u32, partition })
-    };
+    let of = |(subtopology, count): (usize, &i32)| (0..*count).map(move |partition| TaskId { subtopology: subtopology as u32, partition });
     partitions.iter().enumerate().flat_map(of).collect()
 }
 
@@ -149,7 +151,11 @@ fn check_partitions(plan: &Plan, inputs: &BTreeMap<Name, TopicDescription>) -> R
 fn replication(settings: &Settings, admin: &dyn Admin) -> Result<i16, StartError> {
     let brokers = admin.brokers(ADMIN_TIMEOUT)?;
     if brokers < settings.replication.max(1) as usize {
-        warn!(brokers, wanted = settings.replication, "the cluster has fewer brokers than `kafka.replication`: internal topics are made with one replica per broker, and losing a broker loses them");
+        warn!(
+            brokers,
+            wanted = settings.replication,
+            "the cluster has fewer brokers than `kafka.replication`: internal topics are made with one replica per broker, and losing a broker loses them"
+        );
         return Ok(brokers.max(1) as i16);
     }
     Ok(settings.replication)

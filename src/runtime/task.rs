@@ -17,6 +17,7 @@ use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::restore::Restore;
 use crate::runtime::start::App;
 use crate::state::{StateError, StoreSpec, TaskState};
+use crate::topology::Plan;
 use crate::topology::plan::{StoreKind, Subtopology};
 
 /// Opens the state of tasks: on disk, or in process.
@@ -34,7 +35,9 @@ pub enum Phase {
     Restoring(Restore),
     Running,
     /// A record met `on_error: fail`, or the state failed: the position stays, nothing is committed past it.
-    Stopped { why: String },
+    Stopped {
+        why: String,
+    },
 }
 
 /// The counters of one source on this task.
@@ -81,16 +84,25 @@ pub struct TaskInput {
 
 impl Task {
     /// Makes a task with its state as it lies on disk; it still has to be restored.
-    pub fn open(app: &App, id: TaskId, number_of_inputs_committed: Vec<Offset>, restore: Restore, mut state: TaskState) -> Result<Task, Fault> {
+    pub fn open(
+        app: &App,
+        id: TaskId,
+        number_of_inputs_committed: Vec<Offset>,
+        restore: Restore,
+        mut state: TaskState,
+    ) -> Result<Task, Fault> {
         let subtopology = &app.plan.subtopologies[id.subtopology as usize];
         let sources = &app.plan.topology.sources;
-        let decoders: Vec<SourceDecoder> = subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
+        let decoders: Vec<SourceDecoder> =
+            subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
         let of_input = subtopology
             .topics
             .iter()
-            .map(|topic| subtopology.sources.iter().enumerate().filter(|(_, source)| sources[source.0].topic == *topic).map(|(at, _)| at).collect())
+            .map(|topic| {
+                subtopology.sources.iter().enumerate().filter(|(_, source)| sources[source.0].topic == *topic).map(|(at, _)| at).collect()
+            })
             .collect();
-        let mut tables = make_tables(app, subtopology);
+        let mut tables = make_tables(&app.plan, subtopology, &app.metrics);
         for table in &mut tables {
             table.open(&mut state).map_err(|error| Fault::of_state(id, &error))?;
         }
@@ -251,7 +263,12 @@ impl Task {
             match table.tick(&mut context) {
                 Ok(has_more) => more |= has_more,
                 Err(Failure::State(error)) => return Err(Fault::of_state(self.id, &error)),
-                Err(failure) => return Err(Fault::new(Reaction::Stop, format!("task {}: a timer of table `{}` failed: {failure}", self.id, table.spec().name))),
+                Err(failure) => {
+                    return Err(Fault::new(
+                        Reaction::Stop,
+                        format!("task {}: a timer of table `{}` failed: {failure}", self.id, table.spec().name),
+                    ));
+                }
             }
         }
         Ok(more)
@@ -291,10 +308,11 @@ impl SourceCounters {
     }
 }
 
-fn make_tables(app: &App, subtopology: &Subtopology) -> Vec<Table> {
-    let sources = &app.plan.topology.sources;
+/// The operators of a sub-topology's tables, in its order.
+pub fn make_tables(plan: &Plan, subtopology: &Subtopology, metrics: &Metrics) -> Vec<Table> {
+    let sources = &plan.topology.sources;
     let make = |table: &crate::model::TableId| {
-        let spec = app.plan.topology.tables[table.0].clone();
+        let spec = plan.topology.tables[table.0].clone();
         let topics: Vec<&str> = spec.inputs.iter().map(|input| sources[input.source.0].topic.as_str()).collect();
         let store = |kind| subtopology.stores.iter().position(|store| store.table == *table && store.kind == kind).map(StoreId);
         let stores = TableStores {
@@ -304,19 +322,18 @@ fn make_tables(app: &App, subtopology: &Subtopology) -> Vec<Table> {
             dedupe: store(StoreKind::Dedupe),
         };
         debug_assert!(store(StoreKind::Rows).is_some() && store(StoreKind::Timers).is_some(), "the plan gives each table its stores");
-        Table::new(*table, spec.clone(), &topics, stores, &app.metrics)
+        Table::new(*table, spec.clone(), &topics, stores, metrics)
     };
     subtopology.tables.iter().map(make).collect()
 }
 
 /// The stores that a task of this sub-topology opens, in the order of their ids.
-pub fn store_specs(app: &App, subtopology: &Subtopology) -> Vec<StoreSpec> {
+pub fn store_specs(plan: &Plan, subtopology: &Subtopology) -> Vec<StoreSpec> {
     let spec = |store: &crate::topology::plan::StorePlan| {
-        let window = app.plan.topology.tables[store.table.0].window;
+        let window = plan.topology.tables[store.table.0].window;
         // A quarter of what is kept: at most five segments are open, and at most a quarter is kept too long.
         let segment_ms = window.filter(|_| store.kind == StoreKind::Rows).map(|window| (window.keep_ms / 4).max(window.size_ms));
         StoreSpec { name: store.name.clone(), segment_ms }
     };
     subtopology.stores.iter().map(spec).collect()
 }
-

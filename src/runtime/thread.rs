@@ -412,8 +412,11 @@ impl StreamThread {
     /// Records between what is processed and the end of the inputs; asks the broker.
     pub fn lag(&mut self) -> Result<i64, Fault> {
         let mut lag = 0;
-        let inputs: Vec<(Name, i32, Offset)> =
-            self.tasks.values().flat_map(|task| task.inputs.iter().map(|input| (input.topic.clone(), task.id.partition, input.next))).collect();
+        let inputs: Vec<(Name, i32, Offset)> = self
+            .tasks
+            .values()
+            .flat_map(|task| task.inputs.iter().map(|input| (input.topic.clone(), task.id.partition, input.next)))
+            .collect();
         for (topic, partition, next) in inputs {
             let (_, end) = self.consumer.bounds(&topic, partition, CLOSE_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
             lag += (end.0 - next.0).max(0);

@@ -14,7 +14,9 @@ use tracing::{error, info, warn};
 
 use crate::model::TaskId;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::rows::{Ask, HasTasks};
 use crate::runtime::start::App;
+use crate::runtime::task::Phase;
 use crate::runtime::thread::StreamThread;
 
 /// Questions that may wait for one stream thread; more are refused, and the asker says "try later".
@@ -31,7 +33,38 @@ const RETRY_LAST: Duration = Duration::from_secs(10);
 pub type Question = Box<dyn FnOnce(&mut StreamThread) + Send>;
 
 /// Which thread has which task, as of the last turn in which it changed.
-type Owners = Arc<Mutex<BTreeMap<TaskId, usize>>>;
+type Owners = Arc<Mutex<BTreeMap<TaskId, Owner>>>;
+
+/// Whose a task is and what it does, as far as edges need to know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Owner {
+    thread: usize,
+    phase: Seen,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Seen {
+    Restoring,
+    Running,
+    Stopped(String),
+}
+
+impl Seen {
+    fn of(phase: &Phase) -> Seen {
+        match phase {
+            Phase::Restoring(_) => Seen::Restoring,
+            Phase::Running => Seen::Running,
+            Phase::Stopped { why } => Seen::Stopped(why.clone()),
+        }
+    }
+
+    fn is(&self, phase: &Phase) -> bool {
+        matches!(
+            (self, phase),
+            (Seen::Restoring, Phase::Restoring(_)) | (Seen::Running, Phase::Running) | (Seen::Stopped(_), Phase::Stopped { .. })
+        )
+    }
+}
 
 /// What a thread is doing, for the health page.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,26 +100,42 @@ pub enum Refused {
     Busy,
 }
 
-impl Worker {
-    /// Starts `count` stream threads. They join the group by themselves, with back-off while there is no broker.
+/// Threads that are not started yet, so that what asks them can be made before what they run.
+pub struct Crew {
+    handle: WorkerHandle,
+    receivers: Vec<Receiver<Question>>,
+}
+
+impl Crew {
+    /// A crew of `count` stream threads.
+    pub fn new(count: usize) -> Crew {
+        let (questions, receivers) = (0..count).map(|_| sync_channel(QUESTIONS_MAX)).unzip();
+        let states = Arc::new(Mutex::new(vec![ThreadState::Starting { problem: None }; count]));
+        Crew { handle: WorkerHandle { questions, owners: Owners::default(), states }, receivers }
+    }
+
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    /// Starts the threads. They join the group by themselves, with back-off while there is no broker.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(app: Arc<App>, count: usize) -> Result<Worker, Fault> {
+    pub fn start(self, app: Arc<App>) -> Result<Worker, Fault> {
         let stop = Arc::new(AtomicBool::new(false));
-        let owners: Owners = Arc::default();
-        let states = Arc::new(Mutex::new(vec![ThreadState::Starting { problem: None }; count]));
-        let (mut questions, mut threads) = (Vec::new(), Vec::new());
-        for number in 0..count {
-            let (sender, receiver) = sync_channel(QUESTIONS_MAX);
-            questions.push(sender);
-            let life = Life { app: app.clone(), number, stop: stop.clone(), owners: owners.clone(), states: states.clone(), questions: receiver };
+        let mut threads = Vec::new();
+        for (number, questions) in self.receivers.into_iter().enumerate() {
+            let (owners, states) = (self.handle.owners.clone(), self.handle.states.clone());
+            let life = Life { app: app.clone(), number, stop: stop.clone(), owners, states, questions };
             let spawned = Builder::new().name(format!("stream-{number}")).spawn(move || life.run());
             threads.push(spawned.map_err(|error| Fault::new(Reaction::Stop, format!("cannot start a stream thread: {error}")))?);
         }
-        Ok(Worker { app, stop, threads, handle: WorkerHandle { questions, owners, states } })
+        Ok(Worker { app, stop, threads, handle: self.handle })
     }
+}
 
+impl Worker {
     pub fn handle(&self) -> WorkerHandle {
         self.handle.clone()
     }
@@ -117,13 +166,20 @@ impl Worker {
     }
 }
 
-impl WorkerHandle {
-    /// Puts a question to the thread that has a task.
-    pub fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
-        let owner = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&task).copied();
+impl Ask for WorkerHandle {
+    fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
+        let owner = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&task).map(|owner| owner.thread);
         self.ask_thread(owner.ok_or(Refused::NotHere)?, question)
     }
+}
 
+impl HasTasks for WorkerHandle {
+    fn tasks(&self) -> Vec<TaskId> {
+        WorkerHandle::tasks(self)
+    }
+}
+
+impl WorkerHandle {
     /// Puts a question to a thread by number.
     pub fn ask_thread(&self, thread: usize, question: Question) -> Result<(), Refused> {
         let sender = self.questions.get(thread).ok_or(Refused::NotHere)?;
@@ -136,9 +192,22 @@ impl WorkerHandle {
         self.questions.len()
     }
 
-    /// The tasks that are here and running.
+    /// The tasks that are here, in whatever phase.
     pub fn tasks(&self) -> Vec<TaskId> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// Tasks that are being restored.
+    pub fn restoring(&self) -> Vec<TaskId> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.iter().filter(|(_, owner)| owner.phase == Seen::Restoring).map(|(id, _)| *id).collect()
+    }
+
+    /// Tasks that have stopped, and why.
+    pub fn stopped(&self) -> Vec<(TaskId, String)> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = |owner: &Owner| if let Seen::Stopped(why) = &owner.phase { Some(why.clone()) } else { None };
+        owners.iter().filter_map(|(id, owner)| Some((*id, why(owner)?))).collect()
     }
 
     pub fn states(&self) -> Vec<ThreadState> {
@@ -166,23 +235,24 @@ impl Life {
         if let Err(fault) = &result {
             error!(thread = self.number, "{fault}");
         }
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, thread| *thread != self.number);
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, owner| owner.thread != self.number);
         result
     }
 
     fn live(&self) -> Result<(), Fault> {
         let Some(mut thread) = self.join()? else { return Ok(()) };
         self.set_state(ThreadState::Running);
-        let mut known: Vec<TaskId> = Vec::new();
+        let mut known: Vec<(TaskId, Seen)> = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             self.answer(&mut thread);
             thread.turn(TURN_WAIT)?;
-            let is_known = known.len() == thread.tasks().count() && thread.tasks().zip(&known).all(|(task, id)| task.id == *id);
+            let is_known = known.len() == thread.tasks().count()
+                && thread.tasks().zip(&known).all(|(task, (id, seen))| task.id == *id && seen.is(&task.phase));
             if !is_known {
-                known = thread.tasks().map(|task| task.id).collect();
+                known = thread.tasks().map(|task| (task.id, Seen::of(&task.phase))).collect();
                 let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
-                owners.retain(|_, owner| *owner != self.number);
-                owners.extend(known.iter().map(|id| (*id, self.number)));
+                owners.retain(|_, owner| owner.thread != self.number);
+                owners.extend(known.iter().map(|(id, phase)| (*id, Owner { thread: self.number, phase: phase.clone() })));
             }
         }
         info!(thread = self.number, "stopping: committing and leaving the group");

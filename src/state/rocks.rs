@@ -19,7 +19,7 @@ use rocksdb::{
     DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, Error, ErrorKind, FlushOptions, InfoLogger, IngestExternalFileOptions, LogLevel,
     Options, ReadOptions, SingleThreaded, SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions, properties,
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::state::StateError;
 use crate::state::backend::{Backend, BackendKind, ColumnId, RowWrite, Visit, is_empty_range};
@@ -97,7 +97,7 @@ impl RocksShared {
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, move |level, text| match level {
             LogLevel::Error | LogLevel::Fatal => error!(folder, text, "RocksDB"),
             LogLevel::Warn => warn!(folder, text, "RocksDB"),
-            LogLevel::Info | LogLevel::Header => info!(folder, text, "RocksDB"),
+            LogLevel::Info | LogLevel::Header => debug!(folder, text, "RocksDB"),
             LogLevel::Debug => debug!(folder, text, "RocksDB"),
         }));
         options

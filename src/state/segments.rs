@@ -5,6 +5,7 @@
 //! written.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use crate::model::Time;
@@ -76,8 +77,8 @@ impl Segments {
         match self.segment(key) {
             None => self.is_base_empty = false,
             Some(index) => {
-                if !self.by_index.contains_key(&index) {
-                    self.by_index.insert(index, backend.open_column(&format!("{}@{index}", spec.name))?);
+                if let Entry::Vacant(vacant) = self.by_index.entry(index) {
+                    vacant.insert(backend.open_column(&format!("{}@{index}", spec.name))?);
                     self.oldest = self.oldest.min(index);
                 }
             }

@@ -6,18 +6,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::log::NewTopic;
 use crate::log::memory::MemoryCluster;
 use crate::log::partitioner::partition_of;
-use crate::log::{Log, NewTopic};
 use crate::metrics::Metrics;
 use crate::model::{Clock, Headers, ManualClock, Name, Offset, TableId, TaskId, Time};
+use crate::runtime::feed::ViewFeed;
 use crate::runtime::observe::{Committed, Observer};
+use crate::runtime::rows::{Ask, TaskRows};
 use crate::runtime::settings::Settings;
 use crate::runtime::start::{App, Parts, prepare};
+use crate::runtime::task::StateStorage;
 use crate::runtime::thread::StreamThread;
+use crate::runtime::worker::{Question, Refused};
 use crate::state::CacheBudget;
 use crate::testkit::storage::MemoryStateStorage;
 use crate::topology::Plan;
+use crate::views::memory::{MemoryRedis, MemoryViews};
 
 /// Turns in which a cluster may be busy with one input before we say that it hangs.
 const TURNS_MAX: usize = 100_000;
@@ -74,10 +79,43 @@ impl Observer for Tap {
     }
 }
 
+/// Questions of the views, answered between two turns.
+#[derive(Default)]
+struct Questions {
+    waiting: Mutex<Vec<(TaskId, Question)>>,
+}
+
+impl Ask for Questions {
+    fn ask(&self, task: TaskId, question: Question) -> Result<(), Refused> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push((task, question));
+        Ok(())
+    }
+}
+
 /// A worker with one stream thread.
 struct DrivenWorker {
     storage: Arc<MemoryStateStorage>,
-    thread: Option<StreamThread>,
+    alive: Option<Alive>,
+}
+
+struct Alive {
+    thread: StreamThread,
+    views: Arc<MemoryViews>,
+    questions: Arc<Questions>,
+}
+
+impl Alive {
+    /// One turn of everything. Returns whether something is still to be done.
+    fn turn(&mut self) -> Result<bool, DriverError> {
+        let turn = self.thread.turn(Duration::ZERO).map_err(|fault| DriverError(fault.what))?;
+        let questions = std::mem::take(&mut *self.questions.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let asked = !questions.is_empty();
+        for (_, question) in questions {
+            question(&mut self.thread);
+        }
+        let moved = self.views.turn();
+        Ok(turn.messages > 0 || turn.is_busy || turn.committed || asked || moved || !self.thread.is_settled())
+    }
 }
 
 pub struct Driver {
@@ -85,6 +123,8 @@ pub struct Driver {
     pub clock: ManualClock,
     pub metrics: Arc<Metrics>,
     pub tap: Arc<Tap>,
+    /// The Redis that all workers share.
+    pub redis: MemoryRedis,
     plan: Plan,
     settings: DriverSettings,
     observers: Vec<Arc<dyn Observer>>,
@@ -105,7 +145,17 @@ impl Driver {
         let tap = Arc::new(Tap::default());
         let mut all: Vec<Arc<dyn Observer>> = vec![tap.clone()];
         all.extend(observers);
-        let mut driver = Driver { cluster, clock, metrics: Metrics::new(), tap, plan, settings, observers: all, workers: BTreeMap::new() };
+        let mut driver = Driver {
+            cluster,
+            clock,
+            metrics: Metrics::new(),
+            tap,
+            redis: MemoryRedis::default(),
+            plan,
+            settings,
+            observers: all,
+            workers: BTreeMap::new(),
+        };
         driver.start_worker(0)?;
         driver.settle()?;
         Ok(driver)
@@ -140,10 +190,8 @@ impl Driver {
     pub fn process(&mut self) -> Result<(), DriverError> {
         for _ in 0..TURNS_MAX {
             let mut is_busy = false;
-            for worker in self.workers.values_mut() {
-                let Some(thread) = &mut worker.thread else { continue };
-                let turn = thread.turn(Duration::ZERO).map_err(|fault| DriverError(fault.what))?;
-                is_busy |= turn.messages > 0 || turn.is_busy || turn.committed || !thread.is_settled();
+            for alive in self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()) {
+                is_busy |= alive.turn()?;
             }
             if !is_busy {
                 return Ok(());
@@ -158,8 +206,8 @@ impl Driver {
     /// When a worker stops.
     pub fn commit(&mut self) -> Result<(), DriverError> {
         for worker in self.workers.values_mut() {
-            if let Some(thread) = &mut worker.thread {
-                thread.commit_turn().map_err(|fault| DriverError(fault.what))?;
+            if let Some(alive) = &mut worker.alive {
+                alive.thread.commit_turn().map_err(|fault| DriverError(fault.what))?;
             }
         }
         Ok(())
@@ -189,9 +237,9 @@ impl Driver {
     /// # Errors
     /// As [`Driver::process`].
     pub fn crash(&mut self) -> Result<(), DriverError> {
-        let numbers: Vec<usize> = self.workers.iter().filter(|(_, worker)| worker.thread.is_some()).map(|(number, _)| *number).collect();
+        let numbers: Vec<usize> = self.workers.iter().filter(|(_, worker)| worker.alive.is_some()).map(|(number, _)| *number).collect();
         for worker in self.workers.values_mut() {
-            worker.thread = None; // Dropped, not shut down.
+            worker.alive = None; // Dropped, not shut down.
         }
         for number in numbers {
             self.start_worker(number)?;
@@ -205,14 +253,14 @@ impl Driver {
     /// As [`Driver::process`].
     pub fn rebalance(&mut self, workers: usize) -> Result<(), DriverError> {
         for number in 0..workers {
-            if self.workers.get(&number).is_none_or(|worker| worker.thread.is_none()) {
+            if self.workers.get(&number).is_none_or(|worker| worker.alive.is_none()) {
                 self.start_worker(number)?;
             }
         }
         let leaving: Vec<usize> = self.workers.range(workers..).map(|(number, _)| *number).collect();
         for number in leaving {
-            if let Some(thread) = self.workers.get_mut(&number).and_then(|worker| worker.thread.take()) {
-                thread.shutdown().map_err(|fault| DriverError(fault.what))?;
+            if let Some(alive) = self.workers.get_mut(&number).and_then(|worker| worker.alive.take()) {
+                alive.thread.shutdown().map_err(|fault| DriverError(fault.what))?;
                 // A static member sends no LeaveGroup: its session ends.
                 let app = &self.plan.topology.app;
                 let member = crate::topology::names::member(&worker_name(number)?, 0);
@@ -224,29 +272,40 @@ impl Driver {
 
     fn start_worker(&mut self, number: usize) -> Result<(), DriverError> {
         let budget = self.settings.budget;
-        let worker = self.workers.entry(number).or_insert_with(|| DrivenWorker { storage: Arc::new(MemoryStateStorage::new(budget)), thread: None });
+        let worker =
+            self.workers.entry(number).or_insert_with(|| DrivenWorker { storage: Arc::new(MemoryStateStorage::new(budget)), alive: None });
         let mut settings = Settings::in_process(worker_name(number)?);
         // The driver says when to commit.
         settings.commit_interval = Duration::from_secs(u32::MAX.into());
         settings.overlay_bytes_max = usize::MAX;
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let storage: Arc<dyn StateStorage> = worker.storage.clone();
         let parts = Parts {
             plan: self.plan.clone(),
             settings,
             log: self.cluster.log(),
-            storage: worker.storage.clone(),
+            storage: &|_, _, _| storage.clone(),
             clock,
             metrics: self.metrics.clone(),
             observers: self.observers.clone(),
         };
-        let app: App = prepare(parts).map_err(|error| DriverError(error.to_string()))?;
-        worker.thread = Some(StreamThread::start(Arc::new(app), 0).map_err(|fault| DriverError(fault.what))?);
+        let mut app: App = prepare(parts).map_err(|error| DriverError(error.to_string()))?;
+        let questions = Arc::new(Questions::default());
+        let rows = Arc::new(TaskRows::new(&app, questions.clone(), true));
+        let topology = &self.plan.topology;
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let name = app.settings.worker.clone();
+        let specs = topology.views.clone();
+        let views = Arc::new(MemoryViews::new(topology.app.clone(), &name, specs, self.redis.clone(), rows, clock, &self.metrics));
+        app.observers.push(Arc::new(ViewFeed::new(views.clone(), app.topic_ids.clone())));
+        let thread = StreamThread::start(Arc::new(app), 0).map_err(|fault| DriverError(fault.what))?;
+        worker.alive = Some(Alive { thread, views, questions });
         Ok(())
     }
 
     /// The stream threads that are alive.
     pub fn threads(&mut self) -> impl Iterator<Item = &mut StreamThread> {
-        self.workers.values_mut().filter_map(|worker| worker.thread.as_mut())
+        self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()).map(|alive| &mut alive.thread)
     }
 }
 

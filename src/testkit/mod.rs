@@ -6,6 +6,7 @@
 pub mod driver;
 pub mod replay;
 pub mod scenario;
+pub mod send;
 pub mod storage;
 
 pub use driver::{Driver, DriverError, DriverSettings};

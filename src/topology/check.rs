@@ -9,6 +9,7 @@ use crate::config::codes;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::diagnostic::Place;
 use crate::config::diagnostic::Placed;
+use crate::config::spec::OutputBlock;
 use crate::config::spec::Spec;
 use crate::config::suggest;
 use crate::model::Name;
@@ -116,6 +117,7 @@ impl<'a> Checker<'a> {
                 let help = if tables.is_empty() { "there are no tables".to_owned() } else { format!("tables: {}", suggest::list(&tables)) };
                 self.diagnostics.push(codes::WRONG_KIND, name.at, message).help(help);
             }
+            None if self.spec.incomplete => {}
             None => {
                 let help = suggest::did_you_mean(&name.value, self.table_names(), "tables");
                 self.diagnostics.push(codes::UNKNOWN_TABLE, name.at, format!("no table `{}`", name.value)).help_if(help);
@@ -133,6 +135,7 @@ impl<'a> Checker<'a> {
                 let help = format!("sources: {}", suggest::list(&self.source_names()));
                 self.diagnostics.push(codes::WRONG_KIND, name.at, message).help(help);
             }
+            None if self.spec.incomplete => {}
             None => {
                 let help = suggest::did_you_mean(&name.value, self.source_names(), "sources");
                 self.diagnostics.push(codes::UNKNOWN_SOURCE, name.at, format!("no source `{}`", name.value)).help_if(help);
@@ -149,12 +152,12 @@ impl<'a> Checker<'a> {
                 self.table_reference(from, "an output takes the changes of a table");
                 continue;
             };
-            let name_at = Place { start: from.at.start, end: from.at.end };
             match part {
                 "stale" => {
-                    let reference = Placed::new(name.to_owned(), name_at);
+                    let reference = Placed::new(name.to_owned(), from.at);
                     if self.table_reference(&reference, "`.stale` belongs to a table") {
                         self.stale_is_emitted(&reference);
+                        self.stale_is_written_as_it_came(output, from.at);
                     }
                 }
                 "rejected" => {
@@ -180,12 +183,19 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn stale_is_written_as_it_came(&mut self, output: &OutputBlock, from: Place) {
+        for (key, at) in output.keys.iter().filter(|(key, _)| !matches!(key.as_str(), "from" | "topic")) {
+            let message = format!("stale records are written as they came, so their output has no `{key}`");
+            self.diagnostics.push(codes::NOT_WITH_THIS, *at, message).help("leave it out").also(from, "because of this");
+        }
+    }
+
     fn stale_records_go_somewhere(&mut self) {
         for table in &self.spec.tables {
             let Some(choice) = table.on_stale.as_ref().filter(|choice| choice.value == "emit") else { continue };
             let wanted = format!("{}.stale", table.name.value);
             let is_taken = self.spec.outputs.iter().any(|output| output.from.as_ref().is_some_and(|from| from.value == wanted));
-            if !is_taken {
+            if !is_taken && !self.spec.incomplete {
                 let help = format!("add an output with `from: {wanted}`, or write `on_stale: count`");
                 self.diagnostics.push(codes::STALE_GOES_NOWHERE, choice.at, format!("no output takes `{wanted}`")).help(help);
             }
@@ -243,8 +253,8 @@ impl<'a> Checker<'a> {
                 .tables
                 .iter()
                 .any(|table| table.broken || table.inputs.iter().any(|input| input.source.value == *source.name.value));
-            // Streams come later, and one of them may be what it is for.
-            if !used && self.spec.streams.is_empty() {
+            // What could not be read may be what it is for.
+            if !used && !self.spec.incomplete {
                 let message = format!("no table takes `{}`", source.name.value);
                 self.diagnostics.push(codes::UNUSED_SOURCE, source.name.at, message).help("add it under `from` of a table, or remove it");
             }

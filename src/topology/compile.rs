@@ -11,8 +11,8 @@ use crate::config::diagnostic::SourceText;
 use crate::config::spec::Expression;
 use crate::config::spec::Mapped;
 use crate::config::spec::NamedExpressions;
+use crate::config::traps::quoted;
 use crate::config::yaml::Style;
-use crate::config::yaml::quoted;
 use crate::expression;
 use crate::expression::ExpressionProblem;
 use crate::expression::ExpressionProblemKind;
@@ -93,6 +93,7 @@ impl Want {
     /// What to write instead, where that is likely.
     fn help(self, found: &Type) -> Option<String> {
         match (self, found) {
+            (_, Type::Optional(_)) => Some("say what holds where it is absent: `….orValue(…)`".to_owned()),
             (Want::Timestamp, Type::String) => Some("declare the field as `timestamp`, or convert it: `timestamp(…)`".to_owned()),
             (Want::Timestamp, Type::Int) => {
                 Some("convert milliseconds since 1970: `timestamp(0) + duration(string(…) + \"ms\")`".to_owned())

@@ -21,6 +21,7 @@ use crate::topology::plan::Subtopology;
 use crate::views::TemplatePart;
 use crate::views::ViewShape;
 use crate::views::ViewSpec;
+use crate::views::kind;
 
 /// Sub-topologies with their topics, tables, stores, views and outputs, and the internal topics.
 pub fn text(plan: &Plan) -> String {
@@ -211,7 +212,7 @@ fn id(kind: &str, name: &str) -> String {
 pub fn json(plan: &Plan) -> Value {
     let topology = &plan.topology;
     let sources: Vec<Value> = topology.sources.iter().map(|source| json!({ "name": &*source.name, "topic": &*source.topic, "key": key_name(source.key), "value": source.value.name, "type": source.event.to_string() })).collect();
-    let tables: Vec<Value> = topology.tables.iter().map(|table| table_json(table)).collect();
+    let tables: Vec<Value> = topology.tables.iter().map(table_json).collect();
     let views: Vec<Value> = topology
         .views
         .iter()
@@ -291,15 +292,7 @@ fn kind_name(kind: StoreKind) -> &'static str {
 }
 
 fn shape_name(shape: ViewShape) -> &'static str {
-    match shape {
-        ViewShape::Hash => "hash",
-        ViewShape::Json => "json",
-        ViewShape::String => "string",
-        ViewShape::Zset => "zset",
-        ViewShape::Set => "set",
-        ViewShape::Stream => "stream",
-        ViewShape::Pubsub => "pubsub",
-    }
+    kind(shape).name
 }
 
 /// The template of a view's Redis key, as it is written.

@@ -66,4 +66,3 @@ pub fn transactional_id(app: &Name, worker: &Name, thread: usize) -> Name {
 fn joined(parts: &[&str]) -> Name {
     Name::parse(&parts.join("-")).expect("parts of names joined by dashes are a name")
 }
-

@@ -2,14 +2,11 @@
 //!
 //! The order of the variables is that of `EVENT_SCOPE` and `ROW_SCOPE`: whoever runs a program gives the values in it.
 
-use std::sync::Arc;
-
 use crate::codec::KeyCodec;
 use crate::expression::Scope;
-use crate::model::Field;
-use crate::model::Shape;
 use crate::model::Type;
 use crate::operators::fold::ROW_SCOPE;
+use crate::operators::scope::window_shape;
 use crate::operators::source::EVENT_SCOPE;
 
 /// What a key of this codec is in an expression.
@@ -52,35 +49,25 @@ pub fn row_scope(row: &Type, key: &Type, windowed: bool) -> Scope {
         (headers, headers_type()),
     ];
     if windowed {
-        variables.push((window, window_type()));
+        variables.push((window, Type::Object(window_shape())));
     }
     Scope::new(variables)
-}
-
-/// The slot of `window` in [`ROW_SCOPE`].
-pub const WINDOW_SLOT: usize = 5;
-
-/// `{ start: timestamp, end: timestamp }`.
-pub fn window_type() -> Type {
-    Type::Object(window_shape())
-}
-
-/// The shape of `window`, for whoever makes its value.
-pub fn window_shape() -> Arc<Shape> {
-    let field = |name: &'static str| Field { name: name.into(), ty: Type::Timestamp };
-    Arc::new(Shape { fields: vec![field("start"), field("end")] })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::render::slot;
 
     #[test]
     fn slots_are_those_of_the_scopes() {
         let scope = event_scope(&Type::Any, &Type::String);
         assert_eq!(EVENT_SCOPE.map(|name| scope.slot(name)), [0, 1, 2, 3, 4, 5, 6].map(Some));
         let scope = row_scope(&Type::Any, &Type::String, true);
-        assert_eq!(ROW_SCOPE.map(|name| scope.slot(name)), [0, 1, 2, 3, 4, WINDOW_SLOT].map(Some));
+        assert_eq!(
+            ROW_SCOPE.map(|name| scope.slot(name)),
+            [slot::ROW, slot::OLD, slot::KEY, slot::TIME, slot::HEADERS, slot::WINDOW].map(Some)
+        );
         assert_eq!(row_scope(&Type::Any, &Type::String, false).slot("window"), None);
     }
 }

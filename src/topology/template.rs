@@ -71,7 +71,7 @@ fn closing(text: &str) -> Option<usize> {
     let mut characters = text.char_indices();
     while let Some((at, c)) = characters.next() {
         match (quote, c) {
-            (Some(_), '\\') => drop(characters.next()),
+            (Some(_), '\\') => _ = characters.next(),
             (Some(open), _) if c == open => quote = None,
             (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),

@@ -125,6 +125,11 @@ impl Commands {
         self.heads.truncate(mark.heads);
     }
 
+    /// Whether no row is open.
+    pub fn has_ended(&self) -> bool {
+        self.rows.last().copied().unwrap_or(0) == self.heads.len()
+    }
+
     /// Number of rows that have ended.
     pub fn row_count(&self) -> usize {
         self.rows.len()

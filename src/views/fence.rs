@@ -1,7 +1,8 @@
 //! The script that applies a piece of work only where Redis stands exactly where the piece starts.
 //!
 //! Redis keeps a watermark per view and partition, a hash: which changelog (`topic`, its UUID), what the view writes (`view`, a
-//! fingerprint), who writes (`gen`), whether it is whole (`phase`) and how far it is (`off`, `sub`). Every write of a view, be it
+//! fingerprint), who writes (`gen`), whether it is whole (`phase`), how far it is (`off`, `sub`) and how new its newest row may be
+//! (`reach`: a writer that has not come so far must not write older rows over it). Every write of a view, be it
 //! of a commit, a refill or a rebuild, is a [`Piece`]: *from this watermark, these commands, to that watermark*, in one script
 //! that compares all of it, runs the commands and moves the watermark last. Hence:
 //! - a reply that was lost: the same piece is sent again, and the script answers with the piece's own end: it was applied;
@@ -12,7 +13,7 @@
 //! moves `off` and sets `sub` to 0, so the next commit starts where this one ends. `sub` has a meaning for its generation only:
 //! whoever takes over makes a new one and starts at `off`.
 //!
-//! Stored format, version 1: fields `v topic view gen phase off sub` compared, `ts` (ms of the last write or heartbeat, for
+//! Stored format, version 1: fields `v topic view gen phase off sub reach` compared, `ts` (ms of the last write or heartbeat, for
 //! readers) and `keys` (the key pattern, for clean-up after the file has changed) not compared.
 
 use std::fmt;
@@ -31,7 +32,7 @@ pub const PIECE_ARGS_MAX: usize = 1 << 16;
 pub const FORMAT: &str = "1";
 
 /// Compared fields of the watermark, in the order of the script's arguments.
-pub const FIELDS: [&str; 7] = ["v", "topic", "view", "gen", "phase", "off", "sub"];
+pub const FIELDS: [&str; 8] = ["v", "topic", "view", "gen", "phase", "off", "sub", "reach"];
 /// The field with the key pattern.
 pub const FIELD_KEYS: &str = "keys";
 
@@ -40,24 +41,24 @@ pub type Stored = [String; FIELDS.len()];
 
 /// Constant text; all that varies comes as `KEYS` and `ARGV`. Redis 6 and later, Valkey.
 ///
-/// `KEYS[1]` is the watermark, the others are the keys of the commands in their order. `ARGV`: 7 fields expected, 7 fields new,
+/// `KEYS[1]` is the watermark, the others are the keys of the commands in their order. `ARGV`: 8 fields expected, 8 fields new,
 /// the time, then per command its word, the number of arguments after the key, and these.
 pub const SCRIPT: &str = r#"
-local stored = redis.call('HMGET', KEYS[1], 'v', 'topic', 'view', 'gen', 'phase', 'off', 'sub')
-for i = 1, 7 do
+local stored = redis.call('HMGET', KEYS[1], 'v', 'topic', 'view', 'gen', 'phase', 'off', 'sub', 'reach')
+for i = 1, 8 do
   stored[i] = stored[i] or ''
 end
-for i = 1, 7 do
+for i = 1, 8 do
   if stored[i] ~= ARGV[i] then
     return stored
   end
 end
 -- The first write: a server that is out of memory or a replica refuses it, and with it the whole script.
-redis.call('HSET', KEYS[1], 'ts', ARGV[15])
+redis.call('HSET', KEYS[1], 'ts', ARGV[17])
 
 local replaced = 0
 local failure = nil
-local generation = ARGV[11]
+local generation = ARGV[12]
 
 -- A key of another type stands in the way of a view that owns the name: it is replaced, and the writer is told.
 local function run(command, key, ...)
@@ -112,7 +113,7 @@ local function stands(ledger, row)
 end
 
 local key = 2
-local at = 16
+local at = 18
 local last = #ARGV
 while at <= last do
   local command = ARGV[at]
@@ -152,8 +153,8 @@ while at <= last do
   end
 end
 
-redis.call('HSET', KEYS[1], 'v', ARGV[8], 'topic', ARGV[9], 'view', ARGV[10], 'gen', ARGV[11],
-  'phase', ARGV[12], 'off', ARGV[13], 'sub', ARGV[14])
+redis.call('HSET', KEYS[1], 'v', ARGV[9], 'topic', ARGV[10], 'view', ARGV[11], 'gen', ARGV[12],
+  'phase', ARGV[13], 'off', ARGV[14], 'sub', ARGV[15], 'reach', ARGV[16])
 return replaced
 "#;
 
@@ -189,6 +190,8 @@ pub struct Watermark {
     pub offset: Offset,
     /// And this many rows of the work that this generation does now.
     pub sub: u64,
+    /// No row is shown as it was after this offset, nor later.
+    pub reach: Offset,
 }
 
 /// What is stored in place of a watermark.
@@ -217,11 +220,12 @@ impl Watermark {
             phase.to_owned(),
             self.offset.to_string(),
             self.sub.to_string(),
+            self.reach.to_string(),
         ]
     }
 
     pub fn read(stored: &Stored) -> Reading {
-        let [format, topic, view, generation, phase, offset, sub] = stored;
+        let [format, topic, view, generation, phase, offset, sub, reach] = stored;
         if stored.iter().all(String::is_empty) {
             return Reading::Absent;
         }
@@ -242,6 +246,7 @@ impl Watermark {
                 phase,
                 offset: Offset(offset.parse().ok()?),
                 sub: sub.parse().ok()?,
+                reach: Offset(reach.parse().ok()?),
             })
         };
         read().map_or(Reading::Garbled, Reading::Watermark)

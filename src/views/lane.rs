@@ -118,6 +118,8 @@ pub struct Lane {
     watermark_key: String,
     fingerprint: String,
     sealed: Offset,
+    /// Changes before this offset have been written, or were there when the partition was opened.
+    told: Offset,
     /// What is stored, as far as we know; meaningful from the first claim on.
     mark: Watermark,
     state: State,
@@ -125,6 +127,8 @@ pub struct Lane {
     piece: Option<PendingPiece>,
     /// Rows read from the store that are not in a piece yet.
     pending: VecDeque<CurrentRow>,
+    /// Sealed offset as of which they were read.
+    pending_sealed: Offset,
     /// Bytes of batches that are done with.
     released: usize,
     rival: Option<Rival>,
@@ -136,6 +140,7 @@ pub struct Lane {
     no_headers: Headers,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one per view and partition, and it changes with each piece: no box per piece")]
 enum State {
     Probing,
     Waiting {
@@ -215,16 +220,19 @@ impl Lane {
             phase: Phase::Live,
             offset: Offset(-1),
             sub: 0,
+            reach: Offset(-1),
         };
         Lane {
             renderer: Renderer::new(settings.spec.clone(), ledger),
             watermark_key: format!("{{{tag}:{}}}:wm", settings.partition),
             fingerprint,
             sealed: settings.sealed,
+            told: settings.sealed,
             mark,
             state: State::Probing,
             piece: None,
             pending: VecDeque::new(),
+            pending_sealed: Offset(-1),
             released: 0,
             rival: None,
             written_at: now,
@@ -365,6 +373,7 @@ impl Lane {
             }
             Answer::Rows(rows) => {
                 self.set_sealed(rows.sealed);
+                self.pending_sealed = rows.sealed;
                 if let State::Refilling { next, .. } = &mut self.state {
                     *next += rows.rows.len();
                     self.pending.extend(rows.rows);
@@ -372,6 +381,7 @@ impl Lane {
             }
             Answer::Page(page) => {
                 self.set_sealed(page.sealed);
+                self.pending_sealed = page.sealed;
                 if let State::Rebuilding(rebuild) = &mut self.state {
                     rebuild.page(&page, &*self.source, self.settings.spec.table, self.settings.partition);
                     self.pending.extend(page.rows);
@@ -479,12 +489,13 @@ impl Lane {
             self.error = Some(format!("`{}` writes this view: two workers own the partition, or one is being replaced", rival.generation));
             return self.give_up(now.plus_ms(HEARTBEAT_MS));
         }
-        if !is_ours {
-            return self.rebuild(seen, true, keys, now);
-        }
-        if found.offset > self.sealed {
+        // Also where another one is in the middle of something: it has seen more of the table than we have.
+        if found.topic == self.settings.topic && found.reach.max(found.offset) > self.sealed {
             self.state = State::Ahead { found, seen, keys };
             return;
+        }
+        if !is_ours {
+            return self.rebuild(seen, true, keys, now);
         }
         let generation = self.next_generation(Some(&found), now);
         let claimed = Watermark { generation, sub: 0, ..found };
@@ -521,6 +532,9 @@ impl Lane {
             }
         };
         self.mark = pending.piece.to;
+        if self.mark.phase == Phase::Live {
+            self.told = self.told.max(self.mark.offset);
+        }
         self.written_at = now;
         self.progress += pending.rows;
         self.metrics.rows.inc_by(pending.rows);
@@ -555,6 +569,7 @@ impl Lane {
     }
 
     fn send_from(&mut self, from: Stored, to: Watermark, commands: Commands, rows: u64, subjects: Vec<Subject>, now: Time) {
+        debug_assert!(commands.has_ended(), "every command is of a row");
         let piece = Piece { watermark: self.watermark_key.clone(), from, to, time: now, commands };
         self.piece = Some(PendingPiece { piece, rows, subjects });
     }
@@ -584,7 +599,9 @@ impl Lane {
         }
         let is_last = work.next == work.items.len();
         let sub = self.mark.sub + (work.next - first) as u64;
-        let to = if is_last { Watermark { offset: work.to, sub: 0, ..self.mark.clone() } } else { Watermark { sub, ..self.mark.clone() } };
+        let reach = self.mark.reach.max(work.to);
+        let (offset, sub) = if is_last { (work.to, 0) } else { (self.mark.offset, sub) };
+        let to = Watermark { offset, sub, reach, ..self.mark.clone() };
         self.state = State::Writing(work);
         self.send(to, commands, rows as u64, subjects, now);
     }
@@ -606,10 +623,11 @@ impl Lane {
             }
             taken += 1;
         }
-        let mark = match to.filter(|_| self.pending.is_empty()) {
-            Some(offset) => Watermark { offset, sub: 0, ..self.mark.clone() },
-            None => Watermark { sub: self.mark.sub + taken, ..self.mark.clone() },
+        let (offset, sub) = match to.filter(|_| self.pending.is_empty()) {
+            Some(offset) => (offset, 0),
+            None => (self.mark.offset, self.mark.sub + taken),
         };
+        let mark = Watermark { offset, sub, reach: self.mark.reach.max(self.pending_sealed), ..self.mark.clone() };
         if commands.is_empty() && mark.offset == self.mark.offset {
             return; // nothing to write and not at the end: no need to tell Redis
         }
@@ -631,13 +649,14 @@ impl Lane {
             phase: Phase::Rebuild,
             offset: self.sealed,
             sub: 0,
+            reach: self.sealed,
         };
         self.metrics.rebuilds.inc();
         self.progress = 0;
         self.pending.clear();
         let own = self.renderer.placement();
         let old = keys.as_deref().and_then(Pattern::read);
-        self.state = State::Rebuilding(Box::new(Rebuild::new(own, &self.settings.spec, was_there, old, self.ledger_key())));
+        self.state = State::Rebuilding(Box::new(Rebuild::new(own, &self.settings.spec, was_there, old, self.ledger_key(), self.told)));
         self.send_from(seen, to, Commands::default(), 0, Vec::new(), now);
     }
 
@@ -665,6 +684,7 @@ impl Lane {
         let mut commands = Commands::default();
         let pattern = self.renderer.placement().pattern().map(Pattern::to_string).unwrap_or_default();
         commands.start(Verb::Hset).arg(self.watermark_key.as_bytes()).arg(FIELD_KEYS.as_bytes()).arg(pattern.as_bytes());
+        commands.end_row();
         let offset = rebuild.base.unwrap_or(self.mark.offset);
         let to = Watermark { phase: Phase::Live, offset, sub: 0, ..self.mark.clone() };
         self.send(to, commands, 0, Vec::new(), now);

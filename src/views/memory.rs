@@ -146,7 +146,7 @@ impl MemoryViews {
             let mut inside = self.redis.lock();
             let (view, table, partition, watermark) =
                 (lane.view().clone(), lane.table(), lane.partition(), lane.watermark_key().to_owned());
-            let subjects = lane.subjects().to_vec();
+            let mut effects = Vec::new();
             let answer = match lane.step(now) {
                 Step::Idle { .. } => break,
                 Step::Ask(question) => {
@@ -164,15 +164,9 @@ impl MemoryViews {
                     Answer::Watermark { stored, keys }
                 }
                 Step::Run(piece) => {
-                    let mut effects = Vec::new();
                     let reply = inside.place.run(piece, now, Some(&mut effects));
-                    if matches!(reply, Reply::Applied { .. }) {
-                        let rows = subjects.into_iter().zip(effects);
-                        let effects = rows.flat_map(|(row, effects)| {
-                            let view = view.clone();
-                            effects.into_iter().map(move |effect| ViewEffect { view: view.clone(), row: row.clone(), effect })
-                        });
-                        inside.effects.extend(effects);
+                    if !matches!(reply, Reply::Applied { .. }) {
+                        effects.clear();
                     }
                     Answer::Reply(reply)
                 }
@@ -182,6 +176,13 @@ impl MemoryViews {
                     Answer::Entries { cursor: 0, entries: entries.into_iter().collect() }
                 }
             };
+            // The step made the piece: only now is it known whose rows it holds.
+            let rows = lane.subjects().iter().zip(effects);
+            inside.effects.extend(
+                rows.flat_map(|(row, effects)| {
+                    effects.into_iter().map(|effect| ViewEffect { view: view.clone(), row: row.clone(), effect })
+                }),
+            );
             drop(inside);
             lane.answer(answer, now);
             self.queue.done(*id, lane.take_released());

@@ -78,7 +78,8 @@ impl Zset {
         self.order.is_empty()
     }
 
-    fn add(&mut self, score: f64, member: &[u8]) {
+    /// Adds a member, or moves it to another score.
+    pub fn add(&mut self, score: f64, member: &[u8]) {
         let score = score + 0.0; // -0 becomes 0
         self.remove(member);
         self.scores.insert(member.to_vec(), score);

@@ -1,6 +1,7 @@
 //! A view written anew: in what order, and what may be cleared away.
 //!
-//! All rows of the table are written in place, then what is left over goes: keys of the view's pattern and entries of its ledger
+//! A log is not written anew: nothing has happened that it should tell. It goes on where it was, with the first change that it
+//! has not told. All else: all rows of the table are written in place, then what is left over goes: keys of the view's pattern and entries of its ledger
 //! that belong to no row any more. Nothing is cleared where Redis held no watermark, since then nothing of ours is there.
 //!
 //! A left-over key is removed only if its text gives back a record key, that key is of this partition, no row of this rebuild
@@ -21,7 +22,7 @@ pub const WITNESSES_MIN: u64 = 8;
 /// A rebuild in progress.
 pub struct Rebuild {
     stage: Stage,
-    /// Sealed offset of the first page: everything after it is still to come.
+    /// Sealed offset of the first page, for a log what it has told: everything after it is still to come.
     pub base: Option<Offset>,
     /// Redis keys written so far.
     pub touched: Touched,
@@ -48,15 +49,17 @@ pub enum Stage {
 }
 
 impl Rebuild {
-    /// `was_there`: something of this view may be in Redis. `old`: the pattern that it was written under.
-    pub fn new(placement: &Placement, spec: &ViewSpec, was_there: bool, old: Option<Pattern>, ledger: String) -> Rebuild {
+    /// `was_there`: something of this view may be in Redis. `old`: the pattern that it was written under. `told`: how far a log is.
+    pub fn new(placement: &Placement, spec: &ViewSpec, was_there: bool, old: Option<Pattern>, ledger: String, told: Offset) -> Rebuild {
         let scan = Stage::Scan { after: None };
         let entries = Stage::Entries { ledger, cursor: 0 };
         let mut patterns: Vec<Pattern> = placement.pattern().into_iter().cloned().chain(old).collect();
         patterns.dedup();
         let keys = Stage::Keys { patterns, cursor: 0 };
         let keeps = spec.on_delete == OnViewDelete::Keep;
+        let is_log = *placement == Placement::Log;
         let mut stages = match (was_there, placement) {
+            (false, Placement::Log) => vec![],
             (false, _) => vec![scan],
             // Entries are of an earlier version of the file: gone before keys of the same name are written.
             (true, Placement::Derived(_) | Placement::Log) if keeps => vec![entries, scan],
@@ -66,7 +69,7 @@ impl Rebuild {
         };
         stages.reverse();
         let stage = stages.pop().unwrap_or(Stage::Finish);
-        Rebuild { stage, base: None, touched: Touched::default(), witnesses: 0, has_stranger: false, after: stages }
+        Rebuild { stage, base: is_log.then_some(told), touched: Touched::default(), witnesses: 0, has_stranger: false, after: stages }
     }
 
     /// What is to be done now.

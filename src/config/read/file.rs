@@ -43,19 +43,20 @@ impl Reader<'_> {
             views: Vec::new(),
             outputs: Vec::new(),
             tests: Vec::new(),
+            incomplete: fields.broken,
             streams,
         };
         if let Some(node) = fields.get("sources") {
-            spec.sources = self.things(node, "`sources`", Reader::source);
+            spec.sources = self.things(node, "`sources`", Reader::source, &mut spec.incomplete);
         }
         if let Some(node) = fields.get("tables") {
-            spec.tables = self.things(node, "`tables`", Reader::table);
+            spec.tables = self.things(node, "`tables`", Reader::table, &mut spec.incomplete);
         }
         if let Some(node) = fields.get("views") {
-            spec.views = self.things(node, "`views`", Reader::view);
+            spec.views = self.things(node, "`views`", Reader::view, &mut spec.incomplete);
         }
         if let Some(node) = fields.get("outputs") {
-            spec.outputs = self.things(node, "`outputs`", Reader::output);
+            spec.outputs = self.things(node, "`outputs`", Reader::output, &mut spec.incomplete);
         }
         if let Some(node) = fields.get("tests") {
             let items = self.items(node, "`tests`").unwrap_or_default();
@@ -80,9 +81,13 @@ impl Reader<'_> {
     }
 
     /// A map from names to blocks of one kind, in the order of the file.
-    fn things<T>(&mut self, node: &Node, noun: &str, read: fn(&mut Self, &Entry) -> Option<T>) -> Vec<T> {
-        let entries = self.entries(node, noun).unwrap_or_default();
-        entries.iter().filter_map(|entry| read(self, entry)).collect()
+    fn things<T>(&mut self, node: &Node, noun: &str, read: fn(&mut Self, &Entry) -> Option<T>, incomplete: &mut bool) -> Vec<T> {
+        let entries = self.entries(node, noun);
+        *incomplete |= entries.is_none();
+        let entries = entries.unwrap_or_default();
+        let things: Vec<T> = entries.iter().filter_map(|entry| read(self, entry)).collect();
+        *incomplete |= things.len() < entries.len();
+        things
     }
 }
 

@@ -25,13 +25,13 @@ use crate::config::spec::FieldDeclaration;
 use crate::config::spec::Mapped;
 use crate::config::spec::NamedExpressions;
 use crate::config::suggest;
+use crate::config::traps::quoted;
 use crate::config::types;
 use crate::config::yaml::Entry;
 use crate::config::yaml::Node;
 use crate::config::yaml::Scalar;
 use crate::config::yaml::Style;
 use crate::config::yaml::Yaml;
-use crate::config::yaml::quoted;
 use crate::model::Field;
 use crate::model::Name;
 use crate::model::Shape;
@@ -72,6 +72,7 @@ impl Reader<'_> {
         let entries = self.entries(node, block.name)?;
         let mut fields = Fields { block, entries: Vec::new(), broken: false };
         let mut unknown: Vec<&str> = Vec::new();
+        let mut is_planned = false;
         for entry in entries {
             let Some(key) = block.key(&entry.key) else {
                 fields.broken = true;
@@ -81,6 +82,7 @@ impl Reader<'_> {
             };
             if let Need::Later(with) = key.need {
                 fields.broken = true;
+                is_planned = true;
                 let message = format!("`{}` of {} comes with {with}", key.name, block.name);
                 self.diagnostics.push(codes::NOT_YET, entry.key_at, message).help("leave it out until a version of Millstream has it");
             } else if entry.value.is_empty() {
@@ -95,12 +97,14 @@ impl Reader<'_> {
         let there: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         for key in block.keys.iter().filter(|key| key.need == Need::Required && !there.contains(&key.name)) {
             fields.broken = true;
-            // `topc: x` is one mistake: it was reported as an unknown key that is nearest to the missing one.
-            if unknown.iter().any(|wrong| suggest::nearest(wrong, [key.name]).is_some()) {
+            // `topc: x` is one mistake: it was reported as an unknown key that is nearest to the missing one. And what is
+            // planned may do without keys that must be there today.
+            if is_planned || unknown.iter().any(|wrong| suggest::nearest(wrong, [key.name]).is_some()) {
                 continue;
             }
             let at = self.head(node);
-            let help = format!("add `{}:` {}", key.name, lower_first(key.summary));
+            let summary = key.summary.split(". ").next().unwrap_or_default();
+            let help = format!("add `{}:`, {}", key.name, lower_first(summary));
             self.diagnostics.push(codes::MISSING_KEY, at, format!("{} has no `{}`", block.name, key.name)).help(help);
         }
         Some(fields)
@@ -238,10 +242,8 @@ impl Reader<'_> {
             return Some(Placed::new(name.clone(), entry.key_at));
         }
         let proposal = thing_like(name);
-        let diagnostic = self.diagnostics.push(codes::BAD_NAME, entry.key_at, format!("`{name}` is not a name here: {rule}"));
-        if kind == NameKind::Thing && is_thing(&proposal) {
-            diagnostic.help(format!("write `{proposal}`"));
-        }
+        let help = is_thing(&proposal).then(|| format!("write `{proposal}`"));
+        self.diagnostics.push(codes::BAD_NAME, entry.key_at, format!("`{name}` is not a name here: {rule}")).help_if(help);
         None
     }
 
@@ -272,8 +274,8 @@ impl Reader<'_> {
         match duration::parse(&text.value) {
             Ok(ms) if ms >= min_ms => Some(Placed::new(ms, node.at)),
             Ok(_) => {
-                let message = format!("`{}` is too short: at least {}", text.value, duration::show(min_ms));
-                self.diagnostics.push(codes::BAD_DURATION, node.at, message);
+                let message = format!("`{}` is too short", text.value);
+                self.diagnostics.push(codes::BAD_DURATION, node.at, message).help(format!("write at least `{}`", duration::show(min_ms)));
                 None
             }
             Err(reason) => {

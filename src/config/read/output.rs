@@ -24,6 +24,7 @@ impl Reader<'_> {
             when: None,
             on_delete: None,
             headers: Vec::new(),
+            keys: Vec::new(),
         };
         let Some(fields) = fields else { return Some(output) };
         output.from = fields.get("from").and_then(|node| self.text(node, "the name of a table"));
@@ -38,6 +39,7 @@ impl Reader<'_> {
             .and_then(|node| self.named_expressions(node, "`headers`", NameKind::Free))
             .map(|headers| headers.value)
             .unwrap_or_default();
+        output.keys = fields.keys().map(|(key, at)| (key.to_owned(), at)).collect();
         Some(output)
     }
 }

@@ -280,12 +280,7 @@ fn default_id(host_name: Option<&str>) -> Option<Name> {
 }
 
 fn kafka(values: &Values<'_>) -> Option<KafkaSettings> {
-    let mechanism = match values.choice("kafka.security.mechanism") {
-        Some("plain") => Some("PLAIN"),
-        Some("scram-sha-256") => Some("SCRAM-SHA-256"),
-        Some(_) => Some("SCRAM-SHA-512"),
-        None => None,
-    };
+    let mechanism = values.choice("kafka.security.mechanism");
     let sasl = mechanism.zip(values.text("kafka.security.username")).zip(values.secret("kafka.security.password"));
     let path = |setting: &str| values.text(setting).map(PathBuf::from);
     Some(KafkaSettings {
@@ -301,6 +296,7 @@ fn kafka(values: &Values<'_>) -> Option<KafkaSettings> {
             certificate: path("kafka.security.certificate"),
             key: path("kafka.security.key"),
             key_password: values.secret("kafka.security.key_password"),
+            allow_insecure: values.flag("kafka.security.allow_insecure"),
         },
         client: values.pairs("kafka.client"),
     })
@@ -376,7 +372,7 @@ fn check_http(values: &Values<'_>, loading: &mut Loading<'_>) {
         return;
     }
     let message = format!("`http.listen` is {listen}, which others can reach, and `http.tokens` is empty");
-    let help = "add `http.tokens: [\"${env:MILLSTREAM_TOKEN}\"]`, or listen on 127.0.0.1";
+    let help = "add `http.tokens: [\"${env:HTTP_TOKEN}\"]`, or listen on 127.0.0.1";
     loading.report(&["http.listen"], Refused::new(PUBLIC_WITHOUT_TOKENS, message, help));
 }
 

@@ -210,6 +210,8 @@ impl<'a> Loading<'a> {
             at = place.end + 1;
             match SETTINGS.iter().find(|setting| setting.variable() == name && setting.kind != Kind::Client) {
                 Some(setting) => self.override_with(setting, value, Layer::Variable, place),
+                // One that a reference names is somebody's, whatever it is called.
+                None if self.is_referenced(name) => {}
                 None => {
                     let all: Vec<String> = SETTINGS.iter().map(Setting::variable).collect();
                     let help = suggest::nearest(name, all.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
@@ -218,6 +220,12 @@ impl<'a> Loading<'a> {
                 }
             }
         }
+    }
+
+    fn is_referenced(&self, variable: &str) -> bool {
+        let reference = format!("${{env:{variable}}}");
+        let file = self.sources.file.map(|(_, text)| text);
+        file.into_iter().chain(self.sources.set.iter().map(String::as_str)).any(|text| text.contains(&reference))
     }
 
     fn read_set(&mut self) {

@@ -112,7 +112,7 @@ log: { format: json, level: debug }
     assert_eq!((config.worker.guarantee, config.worker.on_lag), (Guarantee::AtLeastOnce, OnLag::Pause));
     assert_eq!(config.kafka.brokers, "a:1,b:2");
     let sasl = config.kafka.security.sasl.unwrap();
-    assert_eq!((sasl.mechanism, sasl.username.as_str(), sasl.password.expose()), ("SCRAM-SHA-512", "u", "0123456789abcdef"));
+    assert_eq!((sasl.mechanism, sasl.username.as_str(), sasl.password.expose()), ("scram-sha-512", "u", "0123456789abcdef"));
     assert_eq!(config.kafka.security.key_password.unwrap().expose(), "pass");
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(config.kafka.client, [pair("fetch.wait.max.ms", "60"), pair("socket.keepalive.enable", "true")]);
@@ -148,6 +148,8 @@ fn unknown_variables_are_a_warning_and_those_of_kubernetes_nothing() {
     let variables =
         [("MILLSTREAM_KAFKA_BROKER", "a:1"), ("MILLSTREAM_SERVICE_HOST", "10.0.0.1"), ("MILLSTREAM_PORT", "tcp://10.0.0.1:8080")];
     assert_eq!(problems("", &[], &variables), ["environment:1:1 unknown_variable: `MILLSTREAM_KAFKA_BROKER` is not a setting"]);
+    // One that a reference names is somebody's.
+    assert_eq!(problems("", &["kafka.brokers=${env:MILLSTREAM_KAFKA_BROKER}"], &variables[..1]), [""; 0]);
 }
 
 #[test]

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use smol_str::{SmolStr, format_smolstr};
 
+use crate::config::suggest::nearest;
 use crate::expression::ExpressionProblemKind;
 use crate::expression::check::{Checker, Typed, may_be_null_help};
 use crate::expression::compare::Budget;
-use crate::expression::functions::{Flavour, pattern};
+use crate::expression::functions::{Flavour, GREATEST, LEAST, pattern, type_of};
 use crate::expression::node::{Frame, Node, Run};
 use crate::expression::parse::{Ast, Kind};
-use crate::expression::problem::{nearest, suggest};
 use crate::expression::resolve::{Entry, Mismatch, Signature, entries, resolve};
-use crate::expression::types::{describe, is_number, is_open, join_or_any};
+use crate::expression::types::{describe, free, is_number, is_open, join_or_any};
 use crate::model::{Type, Value};
 
 impl Checker<'_> {
@@ -69,7 +69,8 @@ impl Checker<'_> {
         if !rows.iter().any(|row| row.signatures.iter().any(|signature| fitting_style(&signature))) {
             return self.unknown_function(name, name_at, target, arguments.len());
         }
-        let with_arity = |row: &&&Entry| row.signatures.iter().any(|signature| fitting_style(&signature) && signature.parameters.len() == trees.len());
+        let with_arity =
+            |row: &&&Entry| row.signatures.iter().any(|signature| fitting_style(&signature) && signature.parameters.len() == trees.len());
         let Some(row) = rows.iter().find(with_arity) else {
             return self.wrong_arity(name, name_at, &rows, is_method, arguments.len());
         };
@@ -140,7 +141,9 @@ impl Checker<'_> {
         }
         let other_form = entries(name).first().map(|entry| entry.function.signatures[0]);
         let help = match (other_form, target) {
-            (Some(_), Some(target)) if count == 0 && entries(name).iter().any(|entry| entry.signatures.iter().any(|signature| !signature.is_method)) => {
+            (Some(_), Some(target))
+                if count == 0 && entries(name).iter().any(|entry| entry.signatures.iter().any(|signature| !signature.is_method)) =>
+            {
                 Some(format!("write `{name}({})`", self.text(target)))
             }
             (Some(form), _) => Some(format!("its form is `{form}`")),
@@ -151,7 +154,7 @@ impl Checker<'_> {
                     Some(full) => Some(format!("did you mean `{full}(…)`?")),
                     None => match foreign_name(name).or_else(|| nearest(name, known.iter().copied())) {
                         Some(near) => Some(format!("did you mean `{near}`?")),
-                        None => suggest(name, &known, "functions"),
+                        None => Some("`millstream describe` lists the functions".to_owned()),
                     },
                 }
             }
@@ -169,7 +172,12 @@ impl Checker<'_> {
         if self.options.unchecked {
             return Typed { node: Node::Fail(format_smolstr!("no such overload: {name} with {count} arguments")), ty: Type::Any };
         }
-        let forms: Vec<&str> = rows.iter().flat_map(|row| &row.signatures).filter(|signature| signature.is_method == is_method).map(|signature| signature.text).collect();
+        let forms: Vec<&str> = rows
+            .iter()
+            .flat_map(|row| &row.signatures)
+            .filter(|signature| signature.is_method == is_method)
+            .map(|signature| signature.text)
+            .collect();
         let help = format!("its forms: `{}`", forms.join("`, `"));
         self.type_problem(name_at, format!("`{name}` does not take {count} argument{}", if count == 1 { "" } else { "s" }), Some(help));
         Typed::unknown()
@@ -189,7 +197,10 @@ impl Checker<'_> {
                 let expected = expected.join(", ");
                 let message = format!("`{name}` does not take {} here", describe(types[position]));
                 let help = match (expected.as_str(), types[position]) {
-                    ("string", ty) if is_number(ty.strip_nullable()) || matches!(ty.strip_nullable(), Type::Timestamp | Type::Duration | Type::Bytes | Type::Bool) => {
+                    ("string", ty)
+                        if is_number(ty.strip_nullable())
+                            || matches!(ty.strip_nullable(), Type::Timestamp | Type::Duration | Type::Bytes | Type::Bool) =>
+                    {
                         format!("it takes string: convert it by `string({})`", self.text(trees[position]))
                     }
                     _ => format!("it takes {expected}"),
@@ -199,7 +210,11 @@ impl Checker<'_> {
             Mismatch::Together => {
                 let given: Vec<String> = types.iter().map(|ty| describe(ty)).collect();
                 let forms: Vec<&str> = signatures.iter().map(|signature| signature.text).collect();
-                self.type_problem(&tree.at, format!("`{name}` does not take ({})", given.join(", ")), Some(format!("its forms: `{}`", forms.join("`, `"))));
+                self.type_problem(
+                    &tree.at,
+                    format!("`{name}` does not take ({})", given.join(", ")),
+                    Some(format!("its forms: `{}`", forms.join("`, `"))),
+                );
             }
         }
     }
@@ -213,7 +228,7 @@ impl Checker<'_> {
             ("dyn", [value]) => Typed { node: self.check(value).node, ty: Type::Any },
             ("type", [value]) => {
                 let typed = self.check(value);
-                let run = Run::One(crate::expression::functions::type_of);
+                let run = Run::One(type_of);
                 self.folded(Node::Call { function: "type", run, arguments: [typed.node].into() }, Type::Type)
             }
             ("has", [field]) => self.has(field),
@@ -247,7 +262,7 @@ impl Checker<'_> {
 
     fn extreme(&mut self, greatest: bool, arguments: &[Ast]) -> Typed {
         let typed: Vec<Typed> = arguments.iter().map(|argument| self.check(argument)).collect();
-        let mut all = crate::expression::types::free();
+        let mut all = free();
         for (typed, tree) in typed.iter().zip(arguments) {
             self.refuse_null(&typed.ty, tree);
             let ty = match typed.ty.strip_nullable() {
@@ -259,7 +274,7 @@ impl Checker<'_> {
             }
             all = join_or_any(&all, ty);
         }
-        let (function, run) = if greatest { ("math.greatest", crate::expression::functions::GREATEST) } else { ("math.least", crate::expression::functions::LEAST) };
+        let (function, run) = if greatest { ("math.greatest", GREATEST) } else { ("math.least", LEAST) };
         let arguments: Vec<Node> = typed.into_iter().map(|typed| typed.node).collect();
         self.folded(Node::Call { function, run, arguments: arguments.into() }, all)
     }
@@ -271,7 +286,7 @@ fn foreign_name(name: &str) -> Option<&'static str> {
         "length" | "len" | "count" => "size",
         "lower" | "toLowerCase" | "lowercase" => "lowerAscii",
         "upper" | "toUpperCase" | "uppercase" => "upperAscii",
-        "concat" => "+",
+        "concat" => "join",
         "substr" => "substring",
         "if" | "iif" | "when" => "cond",
         "ifnull" | "nvl" | "isnull" => "coalesce",

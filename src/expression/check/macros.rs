@@ -57,13 +57,23 @@ impl Checker<'_> {
             match self.variable_name(name) {
                 Some(name) => variables.push((name, ty)),
                 None => {
-                    self.problem(ExpressionProblemKind::Syntax, &name.at, format!("`{}` must be a simple name", self.text(name)), Some("as in `list.all(x, x > 0)`".to_owned()));
+                    self.problem(
+                        ExpressionProblemKind::Syntax,
+                        &name.at,
+                        format!("`{}` must be a simple name", self.text(name)),
+                        Some("as in `list.all(x, x > 0)`".to_owned()),
+                    );
                     return Typed::unknown();
                 }
             }
         }
         if pairs && variables[0].0 == variables[1].0 {
-            self.problem(ExpressionProblemKind::Syntax, &arguments[1].at, format!("`{}` is the name of both variables", variables[0].0), None);
+            self.problem(
+                ExpressionProblemKind::Syntax,
+                &arguments[1].at,
+                format!("`{}` is the name of both variables", variables[0].0),
+                None,
+            );
         }
         let rest = &arguments[names.len()..];
         let element = if is_map { key.clone() } else { value };
@@ -96,7 +106,11 @@ impl Checker<'_> {
             Type::Map(..) => made,
             open if is_open(&open) => Type::map(Type::Any, Type::Any),
             other => {
-                self.type_problem(&at, format!("`transformMapEntry` needs a map, not {}", describe(&other)), Some("as in `{k: v}`".to_owned()));
+                self.type_problem(
+                    &at,
+                    format!("`transformMapEntry` needs a map, not {}", describe(&other)),
+                    Some("as in `{k: v}`".to_owned()),
+                );
                 Type::Any
             }
         }
@@ -144,7 +158,12 @@ impl Checker<'_> {
 
     pub(super) fn bind(&mut self, variable: &Ast, value: &Ast, body: &Ast) -> Typed {
         let Some(name) = self.variable_name(variable) else {
-            self.problem(ExpressionProblemKind::Syntax, &variable.at, format!("`{}` must be a simple name", self.text(variable)), Some("as in `cel.bind(x, 2 + 3, x * x)`".to_owned()));
+            self.problem(
+                ExpressionProblemKind::Syntax,
+                &variable.at,
+                format!("`{}` must be a simple name", self.text(variable)),
+                Some("as in `cel.bind(x, 2 + 3, x * x)`".to_owned()),
+            );
             return Typed::unknown();
         };
         let value = self.check(value);
@@ -176,7 +195,12 @@ impl Checker<'_> {
         let operand = self.check(target);
         let inner = self.optional_content(&operand.ty, target);
         let Some(name) = self.variable_name(variable) else {
-            self.problem(ExpressionProblemKind::Syntax, &variable.at, format!("`{}` must be a simple name", self.text(variable)), Some("as in `x.optMap(y, y + 1)`".to_owned()));
+            self.problem(
+                ExpressionProblemKind::Syntax,
+                &variable.at,
+                format!("`{}` must be a simple name", self.text(variable)),
+                Some("as in `x.optMap(y, y + 1)`".to_owned()),
+            );
             return Typed::unknown();
         };
         self.locals.push((name, inner));
@@ -187,7 +211,11 @@ impl Checker<'_> {
             (Type::Optional(_), true) => made.ty.clone(),
             (open, true) if is_open(open) => Type::Optional(Arc::new(Type::Any)),
             (other, true) => {
-                self.type_problem(&body.at, format!("`optFlatMap` needs an optional, not {}", describe(other)), Some("use `optMap`".to_owned()));
+                self.type_problem(
+                    &body.at,
+                    format!("`optFlatMap` needs an optional, not {}", describe(other)),
+                    Some("use `optMap`".to_owned()),
+                );
                 Type::Any
             }
         };
@@ -207,7 +235,10 @@ impl Checker<'_> {
                 Type::Any
             }
         };
-        let branches = vec![(Typed { node: Node::Constant(Value::Null), ty: inner }, tree), (Typed { node: alternative.node, ty: alternative_ty }, other)];
+        let branches = vec![
+            (Typed { node: Node::Constant(Value::Null), ty: inner }, tree),
+            (Typed { node: alternative.node, ty: alternative_ty }, other),
+        ];
         let (mut nodes, ty) = self.joined(branches, "both values");
         let alternative = nodes.pop().unwrap_or(Node::Constant(Value::Null));
         let ty = if unwrap { ty } else { Type::Optional(Arc::new(ty)) };

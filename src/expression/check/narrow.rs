@@ -53,7 +53,7 @@ impl Checker<'_> {
     /// What is not null is not in something that is null.
     fn add_path(&self, tree: &Ast, facts: &mut Vec<String>) {
         facts.extend(self.path(tree));
-        if let Kind::Select { operand, .. } = &tree.kind {
+        if let Kind::Select { operand, .. } | Kind::Index { operand, .. } = &tree.kind {
             self.add_path(operand, facts);
         }
     }
@@ -66,6 +66,10 @@ impl Checker<'_> {
                 None => Some(name.to_string()),
             },
             Kind::Select { operand, field, optional: false, .. } => Some(format!("{}.{field}", self.path(operand)?)),
+            Kind::Index { operand, index, optional: false } => match &index.kind {
+                Kind::Literal(Value::String(field)) => Some(format!("{}.{field}", self.path(operand)?)),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -43,7 +43,11 @@ impl Checker<'_> {
         let (left_ty, right_ty) = (left_typed.ty, right_typed.ty);
         let (left_node, right_node) = (Box::new(left_typed.node), Box::new(right_typed.node));
         match operator {
-            BinaryOperator::Add | BinaryOperator::Subtract | BinaryOperator::Multiply | BinaryOperator::Divide | BinaryOperator::Remainder => {
+            BinaryOperator::Add
+            | BinaryOperator::Subtract
+            | BinaryOperator::Multiply
+            | BinaryOperator::Divide
+            | BinaryOperator::Remainder => {
                 let ty = self.arithmetic_type(tree, operator.symbol(), &[left, right], &[&left_ty, &right_ty]);
                 self.folded(Node::Arithmetic { operator, left: left_node, right: right_node }, ty)
             }
@@ -118,7 +122,11 @@ impl Checker<'_> {
             return;
         }
         let message = format!("`{}` cannot compare {} and {}", operator.symbol(), describe(left_ty), describe(right_ty));
-        let help = if *a == Type::Null || *b == Type::Null { Some("null has no order: test with `== null`".to_owned()) } else { conversion_help(a, b) };
+        let help = if *a == Type::Null || *b == Type::Null {
+            Some("null has no order: test with `== null`".to_owned())
+        } else {
+            conversion_help(a, b)
+        };
         self.type_problem(&tree.at, message, help);
     }
 
@@ -178,5 +186,6 @@ pub(super) fn conversion_help(a: &Type, b: &Type) -> Option<String> {
 }
 
 fn percent_help(symbol: &str, ty: &Type) -> Option<String> {
-    (symbol == "%" && *ty == Type::Double).then(|| "the remainder is for int, uint and decimal: convert by `int(…)` or `decimal(…)`".to_owned())
+    (symbol == "%" && *ty == Type::Double)
+        .then(|| "the remainder is for int, uint and decimal: convert by `int(…)` or `decimal(…)`".to_owned())
 }

@@ -92,16 +92,26 @@ fn read_decimal(digits: &str) -> Option<Decimal> {
     if !has_digit || !unsigned.bytes().all(|c| c.is_ascii_digit() || c == b'.') {
         return None;
     }
-    let number = Decimal::from_str_exact(mantissa).ok()?;
     let Some(exponent) = exponent.filter(|exponent| *exponent != 0) else {
-        return Some(number);
+        return Decimal::from_str_exact(mantissa).ok();
     };
-    let power = Decimal::from_str_exact(&format!("1{}", "0".repeat(exponent.unsigned_abs().min(29) as usize))).ok()?;
-    if exponent > 0 {
-        return number.checked_mul(power);
+    // More places than a decimal has, so that zeros before or after the digits may still go; bounded before anything is made.
+    if exponent.unsigned_abs() > 64 || unsigned.len() > 64 {
+        return None;
     }
-    let quotient = number.checked_div(power)?;
-    (quotient.checked_mul(power) == Some(number)).then_some(quotient)
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    let all = format!("{whole}{fraction}");
+    let places = i64::try_from(fraction.len()).ok()? - i64::from(exponent);
+    let shifted = match usize::try_from(places) {
+        Ok(places) => {
+            let padded = format!("{all:0>width$}", width = places + 1);
+            let (whole, fraction) = padded.split_at(padded.len() - places);
+            format!("{whole}.{fraction}")
+        }
+        Err(_) => format!("{all}{}", "0".repeat(places.unsigned_abs() as usize)),
+    };
+    let number = Decimal::from_str_exact(shifted.trim_end_matches('.')).ok()?;
+    Some(if mantissa.starts_with('-') { -number } else { number })
 }
 
 pub(super) fn to_string(value: &Value) -> Outcome {
@@ -170,7 +180,17 @@ mod tests {
     #[test]
     fn reads_decimals_exactly_or_not_at_all() {
         let read = |text: &str| read_decimal(text).map(|number| number.to_string());
-        for (text, expected) in [("9.90", "9.90"), ("-0.5", "-0.5"), ("+3", "3"), ("1.5e3", "1500.0"), ("15e-1", "1.5"), ("1e-28", "0.0000000000000000000000000001"), (".5", "0.5")] {
+        for (text, expected) in [
+            ("9.90", "9.90"),
+            ("-0.5", "-0.5"),
+            ("+3", "3"),
+            ("1.5e3", "1500"),
+            ("-2.50e-1", "-0.250"),
+            ("1e2", "100"),
+            ("15e-1", "1.5"),
+            ("1e-28", "0.0000000000000000000000000001"),
+            (".5", "0.5"),
+        ] {
             assert_eq!(read(text).as_deref(), Some(expected), "{text}");
         }
         for text in ["", "-", ".", "1_000", "9,90", "1e", "1e99", "0x10", "NaN", "12345678901234567890123456789012", "1e-40", " 1"] {
@@ -180,7 +200,15 @@ mod tests {
 
     #[test]
     fn shows_doubles_as_they_read_back() {
-        for (number, expected) in [(5.0, "5"), (-0.0045, "-0.0045"), (1e6, "1000000"), (1e30, "1e+30"), (1.5e-9, "1.5e-9"), (f64::INFINITY, "Infinity"), (0.0, "0")] {
+        for (number, expected) in [
+            (5.0, "5"),
+            (-0.0045, "-0.0045"),
+            (1e6, "1000000"),
+            (1e30, "1e+30"),
+            (1.5e-9, "1.5e-9"),
+            (f64::INFINITY, "Infinity"),
+            (0.0, "0"),
+        ] {
             assert_eq!(show_double(number), expected);
         }
     }

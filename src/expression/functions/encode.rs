@@ -10,7 +10,8 @@ use crate::expression::problem::{Failure, Outcome};
 use crate::model::Value;
 
 /// Writes padding, reads with and without.
-const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
 pub(super) fn encode(value: &Value) -> Outcome {
     match value {

@@ -49,7 +49,8 @@ fn read_clause(rest: &str) -> Result<(usize, char, &str), Failure> {
         Some(rest) => {
             let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
             let precision = rest[..end].parse().ok().filter(|precision| *precision <= PRECISION_MAX);
-            let precision = precision.ok_or_else(|| Failure::new(format!("format: the precision must be a number up to {PRECISION_MAX}")))?;
+            let precision =
+                precision.ok_or_else(|| Failure::new(format!("format: the precision must be a number up to {PRECISION_MAX}")))?;
             (precision, &rest[end..])
         }
         None => (PRECISION_DEFAULT, rest),

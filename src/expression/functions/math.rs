@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
+use crate::expression::arithmetic::double;
 use crate::expression::compare::{is_number, order};
 use crate::expression::problem::{Failure, Outcome};
 use crate::model::Value;
@@ -39,7 +40,7 @@ macro_rules! rounding {
     ($name:ident, $text:literal, $double:path, $strategy:expr) => {
         pub(super) fn $name(value: &Value) -> Outcome {
             match value {
-                Value::Double(number) => Ok(Value::Double($double(*number))),
+                Value::Double(number) => Ok(double($double(*number))),
                 Value::Decimal(number) => Ok(Value::Decimal(number.round_dp_with_strategy(0, $strategy))),
                 other => Err(Failure::overload($text, &[other])),
             }
@@ -90,9 +91,9 @@ pub(super) fn sign(value: &Value) -> Outcome {
 
 pub(super) fn sqrt(value: &Value) -> Outcome {
     match value {
-        Value::Int(number) => Ok(Value::Double((*number as f64).sqrt())),
-        Value::Uint(number) => Ok(Value::Double((*number as f64).sqrt())),
-        Value::Double(number) => Ok(Value::Double(number.sqrt())),
+        Value::Int(number) => Ok(double((*number as f64).sqrt())),
+        Value::Uint(number) => Ok(double((*number as f64).sqrt())),
+        Value::Double(number) => Ok(double(number.sqrt())),
         other => Err(Failure::overload("math.sqrt", &[other])),
     }
 }

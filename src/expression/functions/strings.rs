@@ -5,7 +5,7 @@ use std::sync::Arc;
 use regex::{Regex, RegexBuilder};
 
 use crate::expression::arithmetic::{check_text, text};
-use crate::expression::collect::checked_list;
+use crate::expression::collect::{ELEMENTS_MAX, checked_list};
 use crate::expression::problem::{Failure, Outcome};
 use crate::model::Value;
 
@@ -59,7 +59,10 @@ pub(in crate::expression) fn pattern(expression: &str) -> Result<Arc<Regex>, Fai
     built.map(Arc::new).map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => Failure::new(format!("the pattern needs more than {PATTERN_BYTES_MAX} bytes")),
         // The last line says what is wrong; those before it draw a picture.
-        other => Failure::new(format!("the pattern cannot be read: {}", other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: "))),
+        other => Failure::new(format!(
+            "the pattern cannot be read: {}",
+            other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ")
+        )),
     })
 }
 
@@ -98,7 +101,9 @@ pub(super) fn index_of_from(value: &Value, part: &Value, from: &Value) -> Outcom
 
 pub(super) fn last_index_of(value: &Value, part: &Value) -> Outcome {
     match (value, part) {
-        (Value::String(text), Value::String(part)) => Ok(Value::Int(text.rfind(part.as_str()).map_or(-1, |found| count_before(text, found)))),
+        (Value::String(text), Value::String(part)) => {
+            Ok(Value::Int(text.rfind(part.as_str()).map_or(-1, |found| count_before(text, found))))
+        }
         _ => Err(Failure::overload("lastIndexOf", &[value, part])),
     }
 }
@@ -159,12 +164,14 @@ pub(super) fn split_some(value: &Value, separator: &Value, limit: &Value) -> Out
         return Ok(Value::List([].into()));
     }
     if !separator.is_empty() {
-        return checked_list(value.splitn(limit, separator.as_str()).map(Value::string).collect());
+        // One more than may be, so that too many are refused before they fill the memory.
+        let parts = value.splitn(limit, separator.as_str()).take(ELEMENTS_MAX + 1);
+        return checked_list(parts.map(Value::string).collect());
     }
     // Without a separator it splits into characters; the last part takes the rest.
     let mut parts = Vec::new();
     let mut rest = value.as_str();
-    while let Some(c) = rest.chars().next() {
+    while let Some(c) = rest.chars().next().filter(|_| parts.len() <= ELEMENTS_MAX) {
         let end = if parts.len() + 1 == limit { rest.len() } else { c.len_utf8() };
         parts.push(Value::string(&rest[..end]));
         rest = &rest[end..];

@@ -226,7 +226,15 @@ mod tests {
 
     #[test]
     fn durations_read_back_as_written() {
-        for (text, expected) in [("1h30m", "5400s"), ("-1.5s", "-1.5s"), ("250ms", "0.25s"), ("0", "0s"), ("1ns", "0.000000001s"), (".5m", "30s"), ("1µs", "0.000001s")] {
+        for (text, expected) in [
+            ("1h30m", "5400s"),
+            ("-1.5s", "-1.5s"),
+            ("250ms", "0.25s"),
+            ("0", "0s"),
+            ("1ns", "0.000000001s"),
+            (".5m", "30s"),
+            ("1µs", "0.000001s"),
+        ] {
             assert_eq!(read_duration(text).map(show_duration).as_deref(), Some(expected), "{text}");
         }
         for text in ["", "-", "5", "1d", "s", "1.2.3s", "320000000000s", "1h-5m", "99999999999999999999999999h"] {

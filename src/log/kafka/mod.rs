@@ -1,33 +1,70 @@
 //! The log as Apache Kafka, through librdkafka. The only folder that names rdkafka.
+//!
+//! `settings` says how to reach a cluster and refuses what breaks a promise; `consumer`, `producer` and `admin` are the port;
+//! `context` is what the client tells us; `error` is what its errors mean; `ffi` is the C that is left.
 
-use crate::model::{Headers, Time};
+use std::sync::{Mutex, PoisonError};
 
-/// Membership as librdkafka has it.
-pub struct GroupMetadata {}
+use crate::log::{Admin, Consumer, GroupSettings, Log, LogError, Producer, ProducerSettings};
 
-/// A message in librdkafka's fetch buffer.
-pub struct KafkaMessage {}
+mod admin;
+mod consumer;
+mod context;
+mod error;
+mod ffi;
+mod producer;
+mod settings;
+#[cfg(test)]
+mod tests;
 
-impl KafkaMessage {
-    pub fn slot(&self) -> u32 {
-        0
+pub use ffi::{GroupMetadata, KafkaMessage};
+pub use settings::{
+    CLIENT_BUFFERS_DEFAULT, GroupProtocol, KafkaSettings, Mechanism, POLL_INTERVAL_MAX_DEFAULT, Protocol, REFUSED, Security, refusal,
+};
+
+/// A Kafka cluster.
+pub struct KafkaLog {
+    settings: KafkaSettings,
+    /// Made when first asked for, then shared.
+    admin: Mutex<Option<admin::KafkaAdmin>>,
+}
+
+impl KafkaLog {
+    /// Checks the settings; connects to nothing yet.
+    ///
+    /// # Errors
+    /// `Config`, see [`KafkaSettings::check`].
+    pub fn new(settings: KafkaSettings) -> Result<KafkaLog, LogError> {
+        settings.check()?;
+        Ok(KafkaLog { settings, admin: Mutex::new(None) })
     }
-    pub fn partition(&self) -> i32 {
-        0
+
+    fn shared_admin(&self) -> Result<admin::KafkaAdmin, LogError> {
+        let mut shared = self.admin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(admin) = &*shared {
+            return Ok(admin.clone());
+        }
+        let made = admin::KafkaAdmin::new(&self.settings.admin(), &self.settings.brokers)?;
+        Ok(shared.insert(made).clone())
     }
-    pub fn offset(&self) -> i64 {
-        0
+}
+
+impl Log for KafkaLog {
+    fn group_consumer(&self, group: &GroupSettings) -> Result<Box<dyn Consumer>, LogError> {
+        let consumer = consumer::KafkaConsumer::new(&self.settings.group_consumer(group), &self.settings.brokers, Some(&group.task_topic))?;
+        Ok(Box::new(consumer))
     }
-    pub fn time(&self) -> Time {
-        Time(0)
+
+    fn reader(&self) -> Result<Box<dyn Consumer>, LogError> {
+        Ok(Box::new(consumer::KafkaConsumer::new(&self.settings.reader(), &self.settings.brokers, None)?))
     }
-    pub fn key(&self) -> Option<&[u8]> {
-        None
+
+    fn producer(&self, settings: &ProducerSettings) -> Result<Box<dyn Producer>, LogError> {
+        let producer = producer::KafkaProducer::new(&self.settings.producer(settings), settings, self.shared_admin()?)?;
+        Ok(Box::new(producer))
     }
-    pub fn value(&self) -> Option<&[u8]> {
-        None
-    }
-    pub fn headers(&self) -> Headers {
-        Headers::default()
+
+    fn admin(&self) -> Result<Box<dyn Admin>, LogError> {
+        Ok(Box::new(self.shared_admin()?))
     }
 }

@@ -101,7 +101,9 @@ impl MemoryCluster {
     ) -> Result<i64, LogError> {
         let record = Arc::new(StoredRecord { offset: -1, time, key, value, headers });
         let mut state = self.0.lock();
-        let offset = state.partition(topic, partition, "append")?.append(record, None);
+        state.partition(topic, partition, "append")?;
+        let at = state.topic(topic, "append")?;
+        let offset = state.topics[at].append(partition, record, None);
         self.0.notify(&state);
         Ok(offset)
     }
@@ -185,14 +187,11 @@ impl MemoryCluster {
         self.0.lock().faults = faults;
     }
 
-    /// Lets the requests arrive that a `Fault::Delayed` has held back. Those of fenced producers do nothing.
+    /// Lets requests and markers arrive that `Fault::Delayed`, `LateMarkers` and `LateOffsets` have held back. Requests of fenced
+    /// producers do nothing.
     pub fn deliver_delayed(&self) {
         let mut state = self.0.lock();
-        for (producer, outcome) in std::mem::take(&mut state.delayed) {
-            if state.check_epoch(producer, "").is_ok() {
-                state.end(producer.id, outcome);
-            }
-        }
+        state.deliver_delayed();
         self.0.notify(&state);
     }
 

@@ -74,7 +74,7 @@ impl MemoryConsumer {
     fn fault(&self, call: Call, what: &str) -> (Result<(), LogError>, Result<(), LogError>) {
         let fault = self.shared.lock().fault(call, &self.client());
         match fault {
-            None => (Ok(()), Ok(())),
+            None | Some(Fault::LateMarkers | Fault::LateOffsets) => (Ok(()), Ok(())),
             Some(Fault::Before(kind)) => (Err(LogError::new(kind, what, "injected fault, before the effect")), Ok(())),
             Some(Fault::After(kind)) => (Ok(()), Err(LogError::new(kind, what, "injected fault, after the effect"))),
             Some(Fault::Delayed) => (Err(LogError::new(LogErrorKind::Retry, what, "injected fault, the answer is late")), Ok(())),
@@ -330,7 +330,7 @@ impl Consumer for MemoryConsumer {
             self.shared.notify(&state);
         }
         let log = state.partition(topic, partition, "fetch offsets")?;
-        after.map(|()| (Offset(log.start()), Offset(log.stable())))
+        after.map(|()| (Offset(log.start()), Offset(log.next())))
     }
 
     fn group(&mut self) -> Option<AnyGroupMetadata> {

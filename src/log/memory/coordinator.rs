@@ -3,11 +3,12 @@
 //! Every step is whole: nobody sees a transaction half committed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::log::memory::faults::{Call, Fault, Faults};
 use crate::log::memory::group::{Group, Refusal};
-use crate::log::memory::partition::{Outcome, Partition};
+use crate::log::memory::partition::{Outcome, Partition, StoredRecord, Writer};
 use crate::log::{LogError, LogErrorKind};
 use crate::model::{Name, Offset, Time};
 
@@ -20,6 +21,21 @@ pub(super) struct Topic {
     pub(super) retention_bytes: Option<u64>,
     /// `max.message.bytes`.
     pub(super) record_bytes_max: usize,
+}
+
+impl Topic {
+    /// Adds a record to a partition that exists, and keeps it within its bounds.
+    pub(super) fn append(&mut self, partition: i32, record: Arc<StoredRecord>, writer: Writer) -> i64 {
+        let log = &mut self.partitions[partition as usize];
+        let offset = log.append(record, writer);
+        if let Some(limit) = self.retention_bytes {
+            log.shrink(limit);
+        }
+        if self.is_compacted {
+            log.compact_if_doubled();
+        }
+        offset
+    }
 }
 
 /// State of one transactional id. Its place in the list is the producer id.
@@ -35,6 +51,16 @@ pub(super) struct Transactional {
 struct OpenTransaction {
     partitions: Vec<(usize, i32)>,
     groups: Vec<Name>,
+    /// It has ended, but not everything has been told so yet.
+    decided: Option<Outcome>,
+}
+
+/// What of the end of a transaction is told at once; the rest waits for [`Coordinator::finish`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    All,
+    Offsets,
+    Markers,
 }
 
 /// A producer in one of its lives.
@@ -154,7 +180,7 @@ impl Coordinator {
 
     /// Aborts the open transaction of a producer and refuses it from now on.
     pub(super) fn fence(&mut self, id: u32) {
-        self.end(id, Outcome::Aborted);
+        self.end(id, Outcome::Aborted, Told::All);
         self.transactional[id as usize].epoch += 1;
     }
 
@@ -174,6 +200,7 @@ impl Coordinator {
 
     /// Counts a partition to the open transaction of a producer.
     pub(super) fn enlist(&mut self, id: u32, topic: usize, partition: i32) {
+        self.finish(id);
         let open = self.transactional[id as usize].open.get_or_insert_default();
         if !open.partitions.contains(&(topic, partition)) {
             open.partitions.push((topic, partition));
@@ -181,6 +208,7 @@ impl Coordinator {
     }
 
     pub(super) fn hold_offsets(&mut self, id: u32, group: &Name, offsets: &[(Name, i32, Offset)]) {
+        self.finish(id);
         let open = self.transactional[id as usize].open.get_or_insert_default();
         if !open.groups.contains(group) {
             open.groups.push(group.clone());
@@ -188,17 +216,52 @@ impl Coordinator {
         self.groups.entry(group.clone()).or_default().hold(id, offsets);
     }
 
-    /// Ends the open transaction of a producer: markers in all its partitions, and its offsets, at once.
-    pub(super) fn end(&mut self, id: u32, outcome: Outcome) {
-        let Some(open) = self.transactional[id as usize].open.take() else { return };
-        for (topic, partition) in open.partitions {
+    /// Ends the open transaction of a producer: markers in all its partitions, and its offsets.
+    pub(super) fn end(&mut self, id: u32, outcome: Outcome, told: Told) {
+        self.finish(id);
+        if let Some(open) = &mut self.transactional[id as usize].open {
+            open.decided = Some(outcome);
+        }
+        match told {
+            Told::All => self.finish(id),
+            Told::Offsets => self.tell_groups(id, outcome),
+            Told::Markers => self.write_markers(id, outcome),
+        }
+    }
+
+    /// Tells what is left to tell of a transaction that has ended.
+    pub(super) fn finish(&mut self, id: u32) {
+        if let Some(outcome) = self.transactional[id as usize].open.as_ref().and_then(|open| open.decided) {
+            self.tell_groups(id, outcome);
+            self.write_markers(id, outcome);
+            self.transactional[id as usize].open = None;
+        }
+    }
+
+    fn write_markers(&mut self, id: u32, outcome: Outcome) {
+        let Some(open) = &mut self.transactional[id as usize].open else { return };
+        for (topic, partition) in std::mem::take(&mut open.partitions) {
             self.topics[topic].partitions[partition as usize].end_transaction(id, outcome);
         }
-        for group in open.groups {
+    }
+
+    fn tell_groups(&mut self, id: u32, outcome: Outcome) {
+        let Some(open) = &mut self.transactional[id as usize].open else { return };
+        for group in std::mem::take(&mut open.groups) {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.release(id, outcome == Outcome::Committed);
             }
         }
+    }
+
+    /// Lets everything arrive that faults have held back. What comes from a producer that was fenced meanwhile does nothing.
+    pub(super) fn deliver_delayed(&mut self) {
+        for (producer, outcome) in std::mem::take(&mut self.delayed) {
+            if self.check_epoch(producer, "").is_ok() {
+                self.end(producer.id, outcome, Told::All);
+            }
+        }
+        (0..self.transactional.len()).for_each(|id| self.finish(id as u32));
     }
 }
 

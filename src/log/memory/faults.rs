@@ -29,6 +29,11 @@ pub enum Fault {
     /// For commit and abort: the answer is a time-out, and the request arrives when `MemoryCluster::deliver_delayed` is
     /// called. It does nothing then if the producer has been fenced meanwhile.
     Delayed,
+    /// For commit and abort, which succeed: the markers in the topics are written when `MemoryCluster::deliver_delayed` is called,
+    /// or when the transactional id is used next. Offsets are true at once. A real cluster answers before it has written them.
+    LateMarkers,
+    /// The same, but the markers are there and the offsets are late.
+    LateOffsets,
 }
 
 /// Decides on a fault for a call by a client: its transactional id, instance id or `member-<n>`; `reader` without a group.

@@ -16,6 +16,8 @@ mod faults;
 mod group;
 mod partition;
 mod producer;
+#[cfg(test)]
+mod tests;
 
 pub use cluster::{MemberView, MemoryCluster};
 pub use consumer::GroupMetadata;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::log::memory::cluster::Shared;
-use crate::log::memory::coordinator::{ProducerEpoch, missing_topic, refused};
+use crate::log::memory::coordinator::{ProducerEpoch, Told, missing_topic, refused};
 use crate::log::memory::faults::{Call, Fault};
 use crate::log::memory::partition::{Outcome, StoredRecord};
 use crate::log::{Acknowledged, GroupMetadata, LogError, LogErrorKind, Outgoing, Producer, ProducerSettings, TopicHandle};
@@ -84,15 +84,7 @@ impl MemoryProducer {
             if let Some(id) = writer {
                 state.enlist(id, known.topic, partition);
             }
-            let topic = &mut state.topics[known.topic];
-            let log = &mut topic.partitions[partition as usize];
-            known.highest[partition as usize] = log.append(record, writer);
-            if let Some(limit) = topic.retention_bytes {
-                log.shrink(limit);
-            }
-            if topic.is_compacted {
-                log.compact_if_doubled();
-            }
+            known.highest[partition as usize] = state.topics[known.topic].append(partition, record, writer);
         }
         shared.notify(&state);
         Ok(())
@@ -103,7 +95,7 @@ impl MemoryProducer {
         &mut self,
         call: Call,
         what: &str,
-        effect: impl FnOnce(&mut MemoryProducer) -> Result<T, LogError>,
+        effect: impl FnOnce(&mut MemoryProducer, Told) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
         if let Stage::Dead(kind, cause) = &self.stage {
             return Err(LogError::new(*kind, what, cause.clone()));
@@ -111,9 +103,13 @@ impl MemoryProducer {
         let client = self.transactional_id.clone();
         let fault = self.shared.lock().fault(call, client.as_deref().unwrap_or("producer"));
         let result = match fault {
-            None => effect(self),
+            None => effect(self, Told::All),
+            Some(Fault::LateMarkers) => effect(self, Told::Offsets),
+            Some(Fault::LateOffsets) => effect(self, Told::Markers),
             Some(Fault::Before(kind)) => Err(LogError::new(kind, what, "injected fault, before the effect")),
-            Some(Fault::After(kind)) => effect(self).and_then(|_| Err(LogError::new(kind, what, "injected fault, after the effect"))),
+            Some(Fault::After(kind)) => {
+                effect(self, Told::All).and_then(|_| Err(LogError::new(kind, what, "injected fault, after the effect")))
+            }
             Some(Fault::Delayed) => {
                 let outcome = if call == Call::Abort { Outcome::Aborted } else { Outcome::Committed };
                 if matches!(call, Call::Commit | Call::Abort)
@@ -139,7 +135,7 @@ impl MemoryProducer {
         result
     }
 
-    fn end(&mut self, outcome: Outcome, what: &str) -> Result<(), LogError> {
+    fn end(&mut self, outcome: Outcome, told: Told, what: &str) -> Result<(), LogError> {
         if outcome == Outcome::Committed {
             self.drain(what)?;
         } else {
@@ -149,7 +145,7 @@ impl MemoryProducer {
         let Some(producer) = self.producer else { return Err(misuse(what, "the producer has no open transaction")) };
         let mut state = self.shared.lock();
         state.check_epoch(producer, what)?;
-        state.end(producer.id, outcome);
+        state.end(producer.id, outcome, told);
         self.stage = Stage::Ready;
         self.shared.notify(&state);
         Ok(())
@@ -173,7 +169,7 @@ impl Producer for MemoryProducer {
 
     fn init_transactions(&mut self, _timeout: Duration) -> Result<(), LogError> {
         const WHAT: &str = "initialize transactions";
-        self.faulty(Call::InitTransactions, WHAT, |this| {
+        self.faulty(Call::InitTransactions, WHAT, |this, _| {
             let Some(name) = this.transactional_id.clone() else { return Err(misuse(WHAT, "the producer has no transactional id")) };
             if this.stage != Stage::New {
                 return Err(misuse(WHAT, "it has been called before"));
@@ -232,7 +228,7 @@ impl Producer for MemoryProducer {
 
     fn flush(&mut self, _timeout: Duration) -> Result<Acknowledged, LogError> {
         const WHAT: &str = "flush what was written";
-        self.faulty(Call::Flush, WHAT, |this| {
+        self.faulty(Call::Flush, WHAT, |this, _| {
             this.drain(WHAT)?;
             let mut acknowledged = Acknowledged::new();
             for (handle, topic) in this.topics.iter_mut().enumerate() {
@@ -247,7 +243,7 @@ impl Producer for MemoryProducer {
 
     fn send_offsets(&mut self, offsets: &[(Name, i32, Offset)], group: &GroupMetadata, _timeout: Duration) -> Result<(), LogError> {
         const WHAT: &str = "send offsets to the transaction";
-        self.faulty(Call::SendOffsets, WHAT, |this| {
+        self.faulty(Call::SendOffsets, WHAT, |this, _| {
             let (Stage::Open, Some(producer)) = (&this.stage, this.producer) else {
                 return Err(misuse(WHAT, &format!("the producer is {:?}", this.stage)));
             };
@@ -265,8 +261,8 @@ impl Producer for MemoryProducer {
 
     fn commit(&mut self, _timeout: Duration) -> Result<(), LogError> {
         const WHAT: &str = "commit the transaction";
-        self.faulty(Call::Commit, WHAT, |this| match this.stage {
-            Stage::Open => this.end(Outcome::Committed, WHAT),
+        self.faulty(Call::Commit, WHAT, |this, told| match this.stage {
+            Stage::Open => this.end(Outcome::Committed, told, WHAT),
             Stage::MustAbort => Err(LogError::new(LogErrorKind::Abort, WHAT, "the transaction must be aborted")),
             _ => Err(misuse(WHAT, &format!("the producer is {:?}", this.stage))),
         })
@@ -274,8 +270,8 @@ impl Producer for MemoryProducer {
 
     fn abort(&mut self, _timeout: Duration) -> Result<(), LogError> {
         const WHAT: &str = "abort the transaction";
-        self.faulty(Call::Abort, WHAT, |this| match this.stage {
-            Stage::Open | Stage::MustAbort => this.end(Outcome::Aborted, WHAT),
+        self.faulty(Call::Abort, WHAT, |this, told| match this.stage {
+            Stage::Open | Stage::MustAbort => this.end(Outcome::Aborted, told, WHAT),
             _ => Err(misuse(WHAT, &format!("the producer is {:?}", this.stage))),
         })
     }

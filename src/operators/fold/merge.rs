@@ -10,7 +10,7 @@ use crate::model::{Object, Time, Value};
 use crate::operators::Failure;
 use crate::operators::fold::order::compare_versions;
 use crate::operators::fold::rules::{Arrival, Operands, add, show};
-use crate::operators::fold::{OnTombstone, OnTimeout, Role, TableSpec, WhenOwnerMissing};
+use crate::operators::fold::{OnTimeout, OnTombstone, Role, TableSpec, WhenOwnerMissing};
 use crate::state::row::{Accumulator, Deleted, RowState, SourceState, Version};
 
 /// A table's rules, with what is asked often made ready.
@@ -83,7 +83,14 @@ impl Merge {
     ///
     /// # Errors
     /// A bad record. The row is then to be thrown away: it may be half changed.
-    pub fn apply(&self, row: &mut RowState, input: usize, version: &Version, operands: &[Operands], graves_before: Time) -> Result<Arrived, Failure> {
+    pub fn apply(
+        &self,
+        row: &mut RowState,
+        input: usize,
+        version: &Version,
+        operands: &[Operands],
+        graves_before: Time,
+    ) -> Result<Arrived, Failure> {
         row.changed_at = row.changed_at.max(version.time);
         let is_dead = self.is_dead(row, input, version.time, version.offset);
         let source = &mut row.sources[input];
@@ -149,7 +156,10 @@ impl Merge {
                     }
                 }
                 _ if newest_is_dead => *accumulator = Accumulator::Empty,
-                _ => is_late |= row.sources[input].deleted.is_some_and(|deleted| deleted.time < version.time) || self.any_delete_before(row, version.time),
+                _ => {
+                    is_late |= row.sources[input].deleted.is_some_and(|deleted| deleted.time < version.time)
+                        || self.any_delete_before(row, version.time)
+                }
             }
         }
         let source = &mut row.sources[input];
@@ -191,7 +201,9 @@ impl Merge {
                     let accumulator = if shown[*input] { row.sources[*input].fields.get(*rule) } else { None };
                     let rule = &self.spec.inputs[*input].rules[*rule].rule;
                     match accumulator {
-                        Some(Accumulator::Last(value) | Accumulator::First(_, value) | Accumulator::Sum(value) | Accumulator::Extreme(value)) => value.clone(),
+                        Some(
+                            Accumulator::Last(value) | Accumulator::First(_, value) | Accumulator::Sum(value) | Accumulator::Extreme(value),
+                        ) => value.clone(),
                         Some(accumulator) => show(&[(rule, accumulator)]),
                         None => show(&[(rule, &Accumulator::Empty)]),
                     }

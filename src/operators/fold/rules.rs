@@ -26,18 +26,46 @@ pub struct RuleKind {
 
 /// All field rules, in the order of the manual.
 pub const RULES: &[RuleKind] = &[
-    RuleKind { name: "last", summary: "The value of the newest record by `order_by`. `name: expr` is short for it.", example: "price: event.price" },
+    RuleKind {
+        name: "last",
+        summary: "The value of the newest record by `order_by`. `name: expr` is short for it.",
+        example: "price: event.price",
+    },
     RuleKind { name: "first", summary: "The value of the oldest record by `order_by`.", example: "open: { first: event.price }" },
     RuleKind { name: "min", summary: "The smallest value; nulls do not count.", example: "low: { min: event.price }" },
     RuleKind { name: "max", summary: "The greatest value; nulls do not count.", example: "high: { max: event.price }" },
-    RuleKind { name: "sum", summary: "The sum of all values; nulls do not count, an overflow is a bad record.", example: "total: { sum: event.amount }" },
+    RuleKind {
+        name: "sum",
+        summary: "The sum of all values; nulls do not count, an overflow is a bad record.",
+        example: "total: { sum: event.amount }",
+    },
     RuleKind { name: "count", summary: "The number of records.", example: "ticks: { count: {} }" },
     RuleKind { name: "avg", summary: "The average of all values; nulls do not count.", example: "mean: { avg: event.amount }" },
-    RuleKind { name: "collect", summary: "A list of the newest `limit` values in the order of their topic.", example: "tags: { collect: event.tag, limit: 10 }" },
-    RuleKind { name: "distinct", summary: "The set of values, sorted; the `limit` smallest.", example: "colours: { distinct: event.colour, limit: 10 }" },
-    RuleKind { name: "top", summary: "The `limit` values that are greatest by `by`, the greatest first.", example: "best: { top: { by: event.score, limit: 3 } }" },
-    RuleKind { name: "put", summary: "Sets an entry of a map inside the row; each entry has its own version.", example: "addresses: { put: { at: event.addressId, value: event.street } }" },
-    RuleKind { name: "remove", summary: "Removes an entry of a map inside the row, unless a newer record has put it.", example: "addresses: { remove: { at: event.addressId } }" },
+    RuleKind {
+        name: "collect",
+        summary: "A list of the newest `limit` values in the order of their topic.",
+        example: "tags: { collect: event.tag, limit: 10 }",
+    },
+    RuleKind {
+        name: "distinct",
+        summary: "The set of values, sorted; the `limit` smallest.",
+        example: "colours: { distinct: event.colour, limit: 10 }",
+    },
+    RuleKind {
+        name: "top",
+        summary: "The `limit` values that are greatest by `by`, the greatest first.",
+        example: "best: { top: { by: event.score, limit: 3 } }",
+    },
+    RuleKind {
+        name: "put",
+        summary: "Sets an entry of a map inside the row; each entry has its own version.",
+        example: "addresses: { put: { at: event.addressId, value: event.street } }",
+    },
+    RuleKind {
+        name: "remove",
+        summary: "Removes an entry of a map inside the row, unless a newer record has put it.",
+        example: "addresses: { remove: { at: event.addressId } }",
+    },
 ];
 
 /// What a rule computed from a record; the second is null where a rule has one operand.

@@ -200,9 +200,9 @@ impl Table {
         self.progress.stream_time = self.progress.stream_time.max(record.time);
         let version = Version { order, time: record.time, offset: record.offset };
         let kept = if self.merge.spec().window.is_some() {
-            self.into_window(input, record, message, &version, &operands, context)?
+            self.fold_window(input, record, message, &version, &operands, context)?
         } else {
-            self.into_row(input, record, message, &version, &operands, context)?
+            self.fold_row(input, record, message, &version, &operands, context)?
         };
         if kept
             && let Some((store, key)) = identity
@@ -238,7 +238,7 @@ impl Table {
     }
 
     /// Returns whether the record was kept (applied or buffered).
-    fn into_row(
+    fn fold_row(
         &mut self,
         input: usize,
         record: &Record,
@@ -321,9 +321,9 @@ impl Table {
     /// Contributions that wait for nobody go with the owner.
     fn forget_unwaited(&self, row: &mut RowState) {
         for input in self.merge.inputs_of(Role::Contributor) {
-            let waits = self.merge.spec().inputs[input].owner_missing.is_none_or(|missing| {
-                matches!(missing.what, WhenOwnerMissing::Placeholder | WhenOwnerMissing::Buffer)
-            });
+            let waits = self.merge.spec().inputs[input]
+                .owner_missing
+                .is_none_or(|missing| matches!(missing.what, WhenOwnerMissing::Placeholder | WhenOwnerMissing::Buffer));
             if !waits && self.merge.is_alive(row, input) {
                 self.counters.owner_missing[input].inc();
                 self.merge.forget(row, input);
@@ -339,11 +339,9 @@ impl Table {
                 let detail = format!("older than what `{}` has of its source", self.merge.spec().name);
                 context.effects.dead_letters.push(dead_letter(record, message, "stale", detail));
             }
-            OnStale::Emit => context.effects.stale.push(StaleRecord {
-                table: self.id,
-                record: record.clone(),
-                raw: to_bytes(message.value()),
-            }),
+            OnStale::Emit => {
+                context.effects.stale.push(StaleRecord { table: self.id, record: record.clone(), raw: to_bytes(message.value()) })
+            }
         }
     }
 
@@ -436,7 +434,7 @@ impl Table {
 
     // Windows ------------------------------------------------------------------------------------------------------
 
-    fn into_window(
+    fn fold_window(
         &mut self,
         input: usize,
         record: &Record,
@@ -454,7 +452,13 @@ impl Table {
         if is_gone || (is_closed && window.on_late != OnLate::Amend) {
             self.counters.late[input].inc();
             if window.on_late != OnLate::Count {
-                let detail = format!("window {start}..{end} of `{}` is closed: stream time is {}", self.spec().name, self.progress.stream_time.0, start = start.0, end = end.0);
+                let detail = format!(
+                    "window {start}..{end} of `{}` is closed: stream time is {}",
+                    self.spec().name,
+                    self.progress.stream_time.0,
+                    start = start.0,
+                    end = end.0
+                );
                 context.effects.dead_letters.push(dead_letter(record, message, "late", detail));
             }
             return Ok(false);
@@ -488,7 +492,8 @@ impl Table {
         if self.active_at == Time::MAX || now.0.saturating_sub(self.active_at.0) < idle || self.progress.stream_time == Time::MIN {
             return;
         }
-        let newest_end = Time(self.progress.stream_time.0.div_euclid(window.size_ms).saturating_mul(window.size_ms)).plus_ms(window.size_ms);
+        let newest_end =
+            Time(self.progress.stream_time.0.div_euclid(window.size_ms).saturating_mul(window.size_ms)).plus_ms(window.size_ms);
         self.progress.closed_through = self.progress.closed_through.max(newest_end);
         self.active_at = Time::MAX;
     }
@@ -525,7 +530,12 @@ impl Table {
     }
 
     /// Buffered records of a key (of one source), with their store keys and inputs, in the order of source names and offsets.
-    fn buffered(&self, key: &[u8], source: Option<&str>, state: &mut TaskState) -> Result<Vec<(Vec<u8>, usize, BufferedRecord)>, StateError> {
+    fn buffered(
+        &self,
+        key: &[u8],
+        source: Option<&str>,
+        state: &mut TaskState,
+    ) -> Result<Vec<(Vec<u8>, usize, BufferedRecord)>, StateError> {
         let Some(store) = self.stores.buffer else { return Ok(Vec::new()) };
         let from = layout::buffer_prefix(key);
         let to = layout::prefix_end(&from).unwrap_or_default();
@@ -555,7 +565,9 @@ impl Table {
     fn release(&mut self, key: &Key, row: &mut RowState, context: &mut Context<'_>) -> Result<(), Failure> {
         let Some(store) = self.stores.buffer else { return Ok(()) };
         let mut waiting = self.buffered(key, None, context.state)?;
-        waiting.sort_by(|(_, a_input, a), (_, b_input, b)| a_input.cmp(b_input).then_with(|| super::order::compare_versions(&a.version, &b.version)));
+        waiting.sort_by(|(_, a_input, a), (_, b_input, b)| {
+            a_input.cmp(b_input).then_with(|| super::order::compare_versions(&a.version, &b.version))
+        });
         let graves_before = Time(self.progress.stream_time.0.saturating_sub(self.merge.spec().grave_ms));
         for (store_key, input, record) in waiting {
             let mut tried = row.clone();
@@ -707,7 +719,8 @@ impl Table {
     fn forget_identity(&mut self, key: &Key, context: &mut Context<'_>) -> Result<(), Failure> {
         let (Some(store), Some(dedupe)) = (self.stores.dedupe, &self.merge.spec().dedupe) else { return Ok(()) };
         // It may have come again since.
-        let is_old = context.state.get(store, key)?.is_some_and(|bytes| decode_time(bytes).plus_ms(dedupe.for_ms) <= self.progress.stream_time);
+        let is_old =
+            context.state.get(store, key)?.is_some_and(|bytes| decode_time(bytes).plus_ms(dedupe.for_ms) <= self.progress.stream_time);
         if is_old {
             context.state.delete(store, key)?;
         }
@@ -891,7 +904,7 @@ impl Table {
         Some(TableChange {
             table: self.id,
             key: key_value,
-            key_bytes: key.clone(),
+            record_key: self.record_key(key),
             window,
             old,
             new,
@@ -907,6 +920,14 @@ impl Table {
         match (spec.window, layout::split_windowed_key(key)) {
             (Some(window), Some((row_key, start))) => (spec.key.from_store_key(&row_key), Some((start, start.plus_ms(window.size_ms)))),
             _ => (spec.key.from_store_key(key), None),
+        }
+    }
+
+    /// The record's key of a store key: without the window.
+    pub fn record_key(&self, key: &Key) -> Key {
+        match (self.merge.spec().window, layout::split_windowed_key(key)) {
+            (Some(_), Some((record_key, _))) => record_key,
+            _ => key.clone(),
         }
     }
 
@@ -983,4 +1004,3 @@ fn waited_dead_letter(source: crate::model::SourceId, raw: &RawRecord, reason: &
         origin: None,
     }
 }
-

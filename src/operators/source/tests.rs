@@ -3,9 +3,12 @@
 use super::*;
 use crate::codec::codec;
 use crate::codec::json::to_json;
-use crate::expression::compile;
+use crate::expression::{Scope, compile};
 use crate::log::memory::StoredRecord;
+use crate::model::Headers;
+use bytes::Bytes;
 use serde_json::json;
+use smol_str::SmolStr;
 
 const NOW: Time = Time(1_767_225_600_000);
 
@@ -36,7 +39,9 @@ fn event_type() -> Type {
 fn source(written: Written<'_>) -> SourceDecoder {
     let event = if written.any { Type::Any } else { event_type() };
     let key = written.key.unwrap_or(KeyCodec::String);
-    let scope = event_scope(&event, key);
+    let headers = Type::map(Type::String, Type::String);
+    let types = [event.clone(), key.ty(), Type::Timestamp, headers, Type::String, Type::Int, Type::Int];
+    let scope = Scope::new(EVENT_SCOPE.into_iter().zip(types));
     let program = |text: &str| (!text.is_empty()).then(|| compile(text, &scope).unwrap_or_else(|problems| panic!("{text}: {problems:?}")));
     let spec = SourceSpec {
         name: Name::parse("prices").unwrap(),
@@ -134,7 +139,7 @@ fn a_bad_record_says_why() {
         "not_json",
         "not JSON: expected a name in double quotes, found the end, at byte 1",
     );
-    refused(&mut plain, &price("true"), "wrong_type", "field `price`: expected decimal, found true, at byte 42");
+    refused(&mut plain, &price("true"), "wrong_type", "field `price`: expected decimal, found true, at byte 41");
     let no_time = r#"{"productId":"p1","price":1}"#;
     refused(
         &mut plain,
@@ -216,17 +221,6 @@ fn what_another_source_of_the_topic_means_is_not_bad() {
 }
 
 #[test]
-fn headers_are_texts_where_they_can_be() {
-    let headers = Headers::new(vec![
-        ("a".into(), Some(Bytes::from_static(b"x"))),
-        ("a".into(), Some(Bytes::from_static(b"y"))),
-        ("b".into(), Some(Bytes::from_static(b"\xff"))),
-        ("c".into(), None),
-    ]);
-    assert_eq!(to_json(&headers_value(&headers)), json!({ "a": "y", "b": "/w==", "c": null }));
-}
-
-#[test]
 fn keys_are_compared_as_stores_compare_them() {
     let mut ints = source(Written { key: Some(KeyCodec::Int), any: true, keyed_by: "event.id", ..Written::default() });
     for key in [&42i64.to_be_bytes()[..], &42i32.to_be_bytes()[..]] {
@@ -241,14 +235,19 @@ fn keys_are_compared_as_stores_compare_them() {
 }
 
 #[test]
-fn words_are_found_whole() {
-    for (text, word, found) in [
+fn fields_are_found_in_expressions() {
+    for (text, field, is_used) in [
         ("event.type == 'x'", "type", true),
+        ("event.?type.orValue('') == 'x'", "type", true),
+        ("event . type == 'x'", "type", true),
+        ("has(event.type)", "type", true),
         ("event.typed == 'x'", "type", false),
-        ("event[\"weird-name\"]", "weird-name", true),
-        ("mytype", "type", false),
+        ("event.mytype == 'x'", "type", false),
+        ("event.kind == 'type'", "type", false),
+        ("event[\"weird-name\"] == 1", "weird-name", true),
+        ("event[ ?'weird-name'] == 1", "weird-name", true),
         ("", "type", false),
     ] {
-        assert_eq!(has_word(text, &word.into()), found, "{text}");
+        assert_eq!(selects(text, field), is_used, "{text}");
     }
 }

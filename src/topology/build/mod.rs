@@ -83,6 +83,18 @@ fn chosen<T: Copy>(choice: &Option<Chosen>, default: T, values: &[(&str, T)]) ->
     choice.as_ref().and_then(|choice| values.iter().find(|(name, _)| *name == choice.value)).map_or(default, |(_, value)| *value)
 }
 
+/// The codec of values where none is given.
+const VALUE_DEFAULT: &str = "json";
+
+/// The one type that values of a codec have, if it is not a codec of values with fields.
+fn plain_type(codec: &str) -> Option<Type> {
+    match codec {
+        "string" => Some(Type::String),
+        "bytes" => Some(Type::Bytes),
+        _ => None,
+    }
+}
+
 /// The codec of keys that is chosen, or text.
 fn key_codec(choice: &Option<Chosen>) -> KeyCodec {
     choice.as_ref().and_then(|choice| KeyCodec::parse(choice.value)).unwrap_or(KeyCodec::String)
@@ -92,6 +104,7 @@ fn key_codec(choice: &Option<Chosen>) -> KeyCodec {
 mod tests {
     use super::*;
     use crate::config::keys;
+    use crate::views::VIEWS;
 
     #[test]
     fn every_choice_has_a_value() {
@@ -108,7 +121,7 @@ mod tests {
         check(keys::ON_STALE, &table::ON_STALE.map(|(name, _)| name));
         check(keys::EMIT, &table::EMIT.map(|(name, _)| name));
         check(keys::ON_LATE, &table::ON_LATE.map(|(name, _)| name));
-        check(keys::SHAPES, &view::SHAPES.map(|(name, _)| name));
+        check(keys::SHAPES, &VIEWS.iter().map(|kind| kind.name).collect::<Vec<_>>());
         check(keys::OUTPUT_ON_DELETE, &output::ON_DELETE.map(|(name, _)| name));
         for choice in keys::VALUE_CODECS.iter().filter(|choice| choice.later.is_none()) {
             assert!(crate::codec::codec(choice.name).is_some(), "{}", choice.name);

@@ -13,14 +13,13 @@ use crate::operators::output::OutputFrom;
 use crate::operators::output::OutputSpec;
 use crate::operators::output::OutputValue;
 use crate::topology::build::Builder;
+use crate::topology::build::VALUE_DEFAULT;
 use crate::topology::build::chosen;
+use crate::topology::build::plain_type;
 use crate::topology::compile::assignable;
 use crate::topology::scope;
 
 pub(super) const ON_DELETE: [(&str, OnOutputDelete); 2] = [("tombstone", OnOutputDelete::Tombstone), ("ignore", OnOutputDelete::Ignore)];
-
-/// The codec where none is given.
-const VALUE_DEFAULT: &str = "json";
 
 /// How an output names the stale records of a table.
 pub const STALE_SUFFIX: &str = ".stale";
@@ -34,7 +33,7 @@ impl Builder<'_> {
         let table_key = built.and_then(|built| built.key);
         let key_type = table_key.map_or(Type::Any, scope::key_type);
         let windowed = built.is_none_or(|built| built.windowed);
-        // Stale records come from any of the table's sources: `row` is the record's value.
+        // Stale records are written as they came; settings beside them are refused in `check`.
         let row = if stale { Type::Any } else { built.map_or(Type::Any, |built| built.row.clone()) };
         let scope = scope::row_scope(&row, &key_type, windowed);
         let when = block.when.as_ref().map(|when| self.compiler.when(when, &scope));
@@ -46,8 +45,8 @@ impl Builder<'_> {
             }
         });
         let codec = block.value.as_ref().map_or(VALUE_DEFAULT, |value| value.value);
-        if codec == "string" && set.as_ref().is_none_or(|set| set.is_some()) {
-            self.check_text(block, set.as_ref().and_then(|set| set.as_ref()).and_then(|(_, whole)| whole.as_ref()));
+        if let (Some(plain), true) = (plain_type(codec), set.as_ref().is_none_or(|set| set.is_some())) {
+            self.check_plain(block, &plain, set.as_ref().and_then(|set| set.as_ref()).and_then(|(_, whole)| whole.as_ref()));
         }
         let headers = self.compiler.named(&block.headers, &scope);
         let from = table.map(|id| if stale { OutputFrom::Stale(id) } else { OutputFrom::Table(id) });
@@ -66,18 +65,21 @@ impl Builder<'_> {
         })
     }
 
-    /// A value as text is one expression that yields text.
-    fn check_text(&mut self, block: &OutputBlock, whole: Option<&(Type, Place)>) {
+    /// A value without fields is one expression that yields it.
+    fn check_plain(&mut self, block: &OutputBlock, plain: &Type, whole: Option<&(Type, Place)>) {
         match whole {
-            Some((ty, _)) if assignable(ty, &Type::nullable(Type::String)) => {}
+            Some((ty, _)) if assignable(ty, &Type::nullable(plain.clone())) => {}
             Some((ty, at)) => {
-                let message = format!("the value is text, but `set` is {ty}");
-                self.compiler.diagnostics.push(codes::WRONG_RESULT, *at, message).help("convert it: `string(…)`, or write `value: json`");
+                let message = format!("the value is {plain}, but `set` is {ty}");
+                self.compiler
+                    .diagnostics
+                    .push(codes::WRONG_RESULT, *at, message)
+                    .help(format!("convert it: `{plain}(…)`, or write `value: json`"));
             }
             None => {
                 let at = block.value.as_ref().map_or(block.name.at, |value| value.at);
-                let help = "add `set:` with one expression that yields text, or write `value: json`";
-                self.compiler.diagnostics.push(codes::NEEDS_JSON, at, "a row with fields cannot be written as text").help(help);
+                let help = format!("add `set:` with one expression that yields {plain}, or write `value: json`");
+                self.compiler.diagnostics.push(codes::NEEDS_JSON, at, format!("a row with fields cannot be written as {plain}")).help(help);
             }
         }
     }

@@ -116,13 +116,15 @@ pub(super) fn has_neutral_value(rule: &RuleBlock) -> bool {
 
 /// Whether two sources may feed one field with these rules: the result must not depend on which of them came first.
 pub(super) fn combine(one: &RuleBlock, other: &RuleBlock) -> bool {
-    match (one, other) {
-        (RuleBlock::Put { .. } | RuleBlock::Remove { .. }, RuleBlock::Put { .. } | RuleBlock::Remove { .. }) => true,
-        (RuleBlock::Sum(_), RuleBlock::Sum(_)) | (RuleBlock::Count(_), RuleBlock::Count(_)) => true,
-        (RuleBlock::Min(_), RuleBlock::Min(_)) | (RuleBlock::Max(_), RuleBlock::Max(_)) => true,
-        (RuleBlock::Avg(_), RuleBlock::Avg(_))
-        | (RuleBlock::Distinct { .. }, RuleBlock::Distinct { .. })
-        | (RuleBlock::Top { .. }, RuleBlock::Top { .. }) => true,
-        _ => false,
-    }
+    matches!(
+        (one, other),
+        (RuleBlock::Put { .. } | RuleBlock::Remove { .. }, RuleBlock::Put { .. } | RuleBlock::Remove { .. })
+            | (RuleBlock::Sum(_), RuleBlock::Sum(_))
+            | (RuleBlock::Count(_), RuleBlock::Count(_))
+            | (RuleBlock::Min(_), RuleBlock::Min(_))
+            | (RuleBlock::Max(_), RuleBlock::Max(_))
+            | (RuleBlock::Avg(_), RuleBlock::Avg(_))
+            | (RuleBlock::Distinct { .. }, RuleBlock::Distinct { .. })
+            | (RuleBlock::Top { .. }, RuleBlock::Top { .. })
+    )
 }

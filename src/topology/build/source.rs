@@ -12,17 +12,16 @@ use crate::operators::source::OnError;
 use crate::operators::source::SourceSpec;
 use crate::topology::build::Builder;
 use crate::topology::build::BuiltSource;
+use crate::topology::build::VALUE_DEFAULT;
 use crate::topology::build::chosen;
 use crate::topology::build::key_codec;
+use crate::topology::build::plain_type;
 use crate::topology::compile::Nulls;
 use crate::topology::compile::Want;
 use crate::topology::compile::assignable;
 use crate::topology::scope;
 
 pub(super) const ON_ERROR: [(&str, OnError); 3] = [("dead_letter", OnError::DeadLetter), ("skip", OnError::Skip), ("fail", OnError::Fail)];
-
-/// The codec where none is given.
-const VALUE_DEFAULT: &str = "json";
 
 impl Builder<'_> {
     pub(super) fn source(&mut self, block: &SourceBlock) -> BuiltSource {
@@ -69,11 +68,12 @@ impl Builder<'_> {
 
     fn event_type(&mut self, block: &SourceBlock) -> Type {
         let codec = block.value.as_ref().map_or(VALUE_DEFAULT, |value| value.value);
+        let plain = plain_type(codec);
         let Some(fields) = &block.fields else {
-            return if codec == "string" { Type::String } else { Type::Any };
+            return plain.unwrap_or(Type::Any);
         };
-        if codec == "string" {
-            let message = format!("values of `{}` are text: they have no fields", block.name.value);
+        if let Some(plain) = plain {
+            let message = format!("values of `{}` are {plain}: they have no fields", block.name.value);
             self.compiler.diagnostics.push(codes::NEEDS_JSON, fields.at, message).help("leave `fields` out, or set `value: json`");
             return Type::Any;
         }

@@ -16,34 +16,23 @@ use crate::topology::build::Builder;
 use crate::topology::compile::Nulls;
 use crate::topology::compile::Want;
 use crate::topology::scope;
-use crate::topology::scope::WINDOW_SLOT;
 use crate::views::Member;
 use crate::views::Notify;
 use crate::views::OnViewDelete;
 use crate::views::Template;
 use crate::views::TemplatePart;
+use crate::views::VIEWS;
 use crate::views::ViewShape;
 use crate::views::ViewSpec;
+use crate::views::kind;
+use crate::views::render::slot;
 
-pub(super) const SHAPES: [(&str, ViewShape); 7] = [
-    ("hash", ViewShape::Hash),
-    ("json", ViewShape::Json),
-    ("string", ViewShape::String),
-    ("zset", ViewShape::Zset),
-    ("set", ViewShape::Set),
-    ("stream", ViewShape::Stream),
-    ("pubsub", ViewShape::Pubsub),
-];
-
-/// The settings of a shape beside `as` and `key`, and which of them must be there.
-fn settings(shape: ViewShape) -> (&'static [&'static str], &'static [&'static str]) {
+/// The settings that a shape cannot do without, beside `key`.
+fn needed(shape: ViewShape) -> &'static [&'static str] {
     match shape {
-        ViewShape::Hash | ViewShape::Json => (&["fields", "ttl", "on_delete"], &[]),
-        ViewShape::String => (&["value", "ttl", "on_delete"], &[]),
-        ViewShape::Zset => (&["score", "member", "replace_by", "keep_last", "ttl", "on_delete"], &["score", "member"]),
-        ViewShape::Set => (&["member", "ttl", "on_delete"], &["member"]),
-        ViewShape::Stream => (&["fields", "keep_last", "ttl", "on_delete"], &[]),
-        ViewShape::Pubsub => (&["value", "on_delete"], &[]),
+        ViewShape::Zset => &["score", "member"],
+        ViewShape::Set => &["member"],
+        ViewShape::Hash | ViewShape::Json | ViewShape::String | ViewShape::Stream | ViewShape::Pubsub => &[],
     }
 }
 
@@ -79,7 +68,7 @@ impl Builder<'_> {
 
     /// The view without `when` and `notify`.
     fn redis(&mut self, name: &Name, block: &RedisBlock, scope: &Scope, table: Option<TableId>, windowed: bool) -> Option<ViewSpec> {
-        let shape = block.shape.as_ref().and_then(|shape| SHAPES.iter().find(|(name, _)| *name == shape.value)).map(|(_, shape)| *shape);
+        let shape = block.shape.as_ref().and_then(|shape| VIEWS.iter().find(|kind| kind.name == shape.value)).map(|kind| kind.shape);
         if let Some(shape) = shape {
             self.check_settings(block, shape);
         }
@@ -120,15 +109,14 @@ impl Builder<'_> {
     }
 
     fn check_settings(&mut self, block: &RedisBlock, shape: ViewShape) {
-        let name = SHAPES.iter().find(|(_, known)| *known == shape).map_or("", |(name, _)| *name);
-        let (allowed, needed) = settings(shape);
-        for (key, at) in block.keys.iter().filter(|(key, _)| !matches!(key.as_str(), "as" | "key") && !allowed.contains(&key.as_str())) {
-            let owners: Vec<&str> =
-                SHAPES.iter().filter(|(_, other)| settings(*other).0.contains(&key.as_str())).map(|(name, _)| *name).collect();
+        let kind = kind(shape);
+        let (name, allowed) = (kind.name, kind.fields);
+        for (key, at) in block.keys.iter().filter(|(key, _)| key != "as" && !allowed.contains(&key.as_str())) {
+            let owners: Vec<&str> = VIEWS.iter().filter(|other| other.fields.contains(&key.as_str())).map(|other| other.name).collect();
             let help = format!("`{key}` belongs to {}; `{name}` has {}", suggest::list(&owners), suggest::list(allowed));
             self.compiler.diagnostics.push(codes::NOT_FOR_SHAPE, *at, format!("`{key}` is nothing that `as: {name}` has")).help(help);
         }
-        for key in needed.iter().filter(|key| !block.keys.iter().any(|(there, _)| there == *key)) {
+        for key in needed(shape).iter().filter(|key| !block.keys.iter().any(|(there, _)| there == *key)) {
             let at = block.shape.as_ref().map_or(block.at, |shape| shape.at);
             let help = match *key {
                 "score" => "add `score: unix_ms(time)`, or another number",
@@ -147,14 +135,11 @@ impl Builder<'_> {
 
     /// The key must tell the rows apart, and in windowed tables the windows.
     fn check_key(&mut self, template: &Template, at: Place, windowed: bool) {
-        let mut values = template.parts.iter().filter_map(|part| match part {
-            TemplatePart::Value(program) => Some(program),
-            TemplatePart::Text(_) => None,
-        });
+        let mut values = template.parts.iter().filter_map(TemplatePart::program);
         if values.clone().next().is_none() {
             let message = "all rows would write the same Redis key";
             self.compiler.diagnostics.push(codes::CONSTANT_REDIS_KEY, at, message).help("put the row's key into it: `product:{key}`");
-        } else if windowed && !values.any(|program| program.uses(WINDOW_SLOT)) {
+        } else if windowed && !values.any(|program| program.uses(slot::WINDOW)) {
             let message = "all windows of a key would write the same Redis key";
             let help = "put the window into it: `chart:{key}:{unix_ms(window.start)}`, or collect the windows with `as: zset`";
             self.compiler.diagnostics.push(codes::KEY_WITHOUT_WINDOW, at, message).help(help);

@@ -27,6 +27,7 @@ impl Checker<'_> {
         for input in &table.inputs {
             match self.kind_of(&input.source.value) {
                 Some(Kind::Table) => match self.circle(table, &input.source.value) {
+                    Some(path) if !self.is_first_of(table, &path) => {}
                     Some(path) => {
                         let message = format!("tables feed each other in a circle: {}", path.join(" → "));
                         self.diagnostics
@@ -72,6 +73,12 @@ impl Checker<'_> {
             }
         }
         None
+    }
+
+    /// A circle is reported once, at the table of it that comes first in the file.
+    fn is_first_of(&self, table: &TableBlock, circle: &[String]) -> bool {
+        let first = self.spec.tables.iter().find(|table| circle.iter().any(|name| name == table.name.value.as_str()));
+        first.is_some_and(|first| first.name.value == table.name.value)
     }
 
     fn roles_are_clear(&mut self, table: &TableBlock) {

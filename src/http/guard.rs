@@ -1,0 +1,57 @@
+//! What every request passes first: its size, who asks, and whether there is room.
+
+use std::sync::Arc;
+
+use axum::body::HttpBody;
+use axum::extract::{Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::State as Shared;
+use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
+
+/// Paths that answer everybody: whoever watches over the process has no token, and they say nothing of the data.
+const OPEN_PATHS: [&str; 2] = ["/health/live", "/health/ready"];
+
+/// Refuses a request, or lets it through while it holds one of the places.
+pub async fn guard(State(state): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    if let Err(problem) = check(&state, &request) {
+        return problem.into_response();
+    }
+    // Held until the head of the answer is made. Listeners, whose answers do not end, have places of their own.
+    let Ok(_place) = state.requests.try_acquire() else {
+        return Problem::later("busy", "too many requests at once", RETRY_AFTER_DEFAULT).into_response();
+    };
+    next.run(request).await
+}
+
+fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
+    let uri = request.uri();
+    let uri_bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+    if uri_bytes > state.limits.uri_bytes {
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", format!("at most {} bytes", state.limits.uri_bytes)));
+    }
+    if request.body().size_hint().lower() > state.limits.body_bytes {
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("at most {} bytes", state.limits.body_bytes)));
+    }
+    if state.tokens.is_empty() || OPEN_PATHS.contains(&uri.path()) || is_known(state, request.headers()) {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with a token of this worker"))
+}
+
+/// Compares with every token in a time that does not tell which one was nearly right.
+fn is_known(state: &Shared, headers: &HeaderMap) -> bool {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    // The scheme is case-insensitive (RFC 9110 section 11.1).
+    let Some((scheme, token)) = given.split_at_checked(BEARER.len()) else { return false };
+    let mut is_known = false;
+    for secret in &state.tokens {
+        is_known |= secret.is(token.trim_ascii());
+    }
+    scheme.eq_ignore_ascii_case(BEARER) && is_known
+}
+
+const BEARER: &[u8] = b"Bearer ";

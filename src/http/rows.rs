@@ -1,0 +1,192 @@
+//! A row, and the windows of a key: questions about one key, answered by the worker that owns it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use crate::codec::json::write_value;
+use crate::http::State as Shared;
+use crate::http::forward::HOP;
+use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT, restoring};
+use crate::model::{Key, Time, Timestamp, Value};
+use crate::runtime::queries::{Answer, Answered, Location, Row, TableInfo};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// `false` for a placeholder; not there for a whole row.
+const COMPLETE: HeaderName = HeaderName::from_static("x-complete");
+/// The partition that answered.
+const PARTITION: HeaderName = HeaderName::from_static("x-partition");
+/// The changelog offset up to which everything is in the answer.
+const POSITION: HeaderName = HeaderName::from_static("x-position");
+
+/// `GET /tables/{table}/{key}`.
+pub async fn row(
+    State(state): State<Arc<Shared>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let (table, key, key_value) = named(&state, path)?;
+    if table.window_ms.is_some() {
+        let detail = format!("`{}` has windows: ask for `/tables/{}/{{key}}/windows`", table.name, table.name);
+        return Err(Problem::bad_request("windowed", detail));
+    }
+    if let Some(answer) = routed(&state, table, &key_value, &uri, &headers).await? {
+        return Ok(answer);
+    }
+    let answer = waited(&state, state.queries.get(table.id, key)).await?;
+    let Some(row) = &answer.value else {
+        let detail = format!("`{}` has no row of this key", table.name);
+        return Ok(with_position(problem_response(Problem::new(StatusCode::NOT_FOUND, "no_such_row", detail)), &answer));
+    };
+    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| is_same(known, row));
+    Ok(with_position(row_response(row, is_known), &answer))
+}
+
+/// Bounds on the windows of one answer.
+#[derive(Deserialize)]
+pub struct WindowsQuery {
+    from: Option<String>,
+    to: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `GET /tables/{table}/{key}/windows`.
+pub async fn windows(
+    State(state): State<Arc<Shared>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    query: Result<Query<WindowsQuery>, QueryRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let (table, key, key_value) = named(&state, path)?;
+    let Query(query) = query.map_err(|rejection| Problem::bad_request("bad_query", rejection.body_text()))?;
+    if table.window_ms.is_none() {
+        return Err(Problem::bad_request("not_windowed", format!("`{}` has no windows", table.name)));
+    }
+    let from = query.from.as_deref().map_or(Ok(Time(0)), |text| time("from", text))?;
+    let to = query.to.as_deref().map_or(Ok(Time::MAX), |text| time("to", text))?;
+    let limit = query.limit.unwrap_or(state.limits.page_rows).clamp(1, state.limits.page_rows);
+    if let Some(answer) = routed(&state, table, &key_value, &uri, &headers).await? {
+        return Ok(answer);
+    }
+    let answer = waited(&state, state.queries.windows(table.id, key, from, to, limit)).await?;
+    let mut body = b"{\"key\":".to_vec();
+    write_value(&key_value, &mut body);
+    body.extend_from_slice(b",\"windows\":[");
+    for (position, window) in answer.value.iter().enumerate() {
+        let comma = if position == 0 { "" } else { "," };
+        let offset = window.row.offset;
+        body.extend_from_slice(
+            format!("{comma}{{\"start\":{},\"end\":{},\"offset\":{offset},\"row\":", window.start.0, window.end.0).as_bytes(),
+        );
+        write_value(&window.row.value, &mut body);
+        body.push(b'}');
+    }
+    body.extend_from_slice(b"]}");
+    Ok(with_position(json_response(body), &answer))
+}
+
+/// The table that a path names.
+pub fn table_of(state: &Shared, path: Result<Path<String>, PathRejection>) -> Result<&TableInfo, Problem> {
+    let Path(name) = path.map_err(|rejection| Problem::bad_request("bad_path", rejection.body_text()))?;
+    table(state, &name)
+}
+
+/// A table that may be read, by its name.
+fn table<'s>(state: &'s Shared, name: &str) -> Result<&'s TableInfo, Problem> {
+    let table = state.queries.tables().iter().find(|table| &*table.name == name);
+    // One that is not to be read is not there: its name is nobody's business.
+    table
+        .filter(|table| table.is_readable)
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no_such_table", format!("there is no table `{name}` that may be read")))
+}
+
+fn named(state: &Shared, path: Result<Path<(String, String)>, PathRejection>) -> Result<(&TableInfo, Key, Value), Problem> {
+    let Path((name, text)) = path.map_err(|rejection| Problem::bad_request("bad_path", rejection.body_text()))?;
+    let table = table(state, &name)?;
+    let (key, value) = table.key.from_text(&text).map_err(|bad| Problem::bad_request("bad_key", format!("key of `{name}`: {bad}")))?;
+    Ok((table, key, value))
+}
+
+/// Lets the worker answer that owns the key. `None`: this one does.
+async fn routed(state: &Shared, table: &TableInfo, key: &Value, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response<Body>>, Problem> {
+    match state.queries.locate(table.id, key) {
+        Location::Local => Ok(None),
+        Location::Restoring => Err(restoring(RETRY_AFTER_DEFAULT)),
+        Location::Unknown => Err(Problem::later("unassigned", "no worker has the task of this key at the moment", RETRY_AFTER_DEFAULT)),
+        // Whoever sent it here was wrong about the owner. It must not travel on: two workers with old news would play ping-pong.
+        Location::Remote(_) if headers.contains_key(HOP) => {
+            Err(Problem::later("moved", "the task of this key has moved to another worker", RETRY_AFTER_DEFAULT))
+        }
+        Location::Remote(endpoint) => state.forwarder.forward(&endpoint, uri, headers).await.map(Some),
+    }
+}
+
+/// Bounds the time of an answer.
+pub async fn waited<T>(state: &Shared, answer: Answered<T>) -> Result<T, Problem> {
+    match timeout(state.limits.answer_timeout, answer).await {
+        Ok(answer) => answer.map_err(Problem::from),
+        Err(_) => Err(Problem::later("timeout", "the task did not answer in time", RETRY_AFTER_DEFAULT)),
+    }
+}
+
+/// A point in time in a query: milliseconds since 1970, or RFC 3339.
+pub fn time(name: &str, text: &str) -> Result<Time, Problem> {
+    let ms = text.parse().ok().map(Time);
+    ms.or_else(|| Timestamp::parse(text).map(Timestamp::to_ms)).ok_or_else(|| {
+        Problem::bad_request("bad_query", format!("`{name}` is neither milliseconds since 1970 nor RFC 3339: `{}`", text.escape_debug()))
+    })
+}
+
+pub fn json_response(body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+fn problem_response(problem: Problem) -> Response<Body> {
+    axum::response::IntoResponse::into_response(problem)
+}
+
+fn row_response(row: &Row, is_known: bool) -> Response<Body> {
+    let mut body = Vec::new();
+    if !is_known {
+        write_value(&row.value, &mut body);
+    }
+    let mut response = json_response(body);
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    insert(headers, ETAG, format!("\"{}\"", row.offset));
+    if !row.is_complete {
+        headers.insert(COMPLETE, HeaderValue::from_static("false"));
+    }
+    response
+}
+
+fn with_position<T>(mut response: Response<Body>, answer: &Answer<T>) -> Response<Body> {
+    insert(response.headers_mut(), PARTITION, answer.partition.to_string());
+    insert(response.headers_mut(), POSITION, answer.position.to_string());
+    response
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
+    }
+}
+
+/// Whether `If-None-Match` names this row: a list of tags, weak or not, or `*` (RFC 9110 section 13.1.2).
+fn is_same(known: &HeaderValue, row: &Row) -> bool {
+    let tag = format!("\"{}\"", row.offset);
+    let mut tags = known.to_str().unwrap_or_default().split(',').map(str::trim);
+    tags.any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+}

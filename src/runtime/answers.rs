@@ -1,0 +1,401 @@
+//! Answers the questions of HTTP: from committed rows, asked of the threads that own them.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::codec::json::to_json;
+use crate::log::partitioner::partition_of;
+use crate::model::{Clock, Key, Name, Object, Offset, TableId, TaskId, Time, Value};
+use crate::runtime::changes::Feed;
+use crate::runtime::observe::{Committed, Observer};
+use crate::runtime::peers::Peers;
+use crate::runtime::queries::{
+    Answer, Answered, Health, InputStatus, KeyRange, KeyedRow, Location, Page, Queries, Row, TableInfo, TaskPhase, TaskStatus, Unanswered,
+    WindowRow,
+};
+use crate::runtime::rows::{OwnedTable, TaskRows};
+use crate::runtime::start::App;
+use crate::runtime::task::Phase;
+use crate::runtime::worker::{ThreadState, WorkerHandle};
+use crate::state::layout;
+use crate::topology::explain;
+use crate::views::ViewPublisher;
+use crate::views::rows::{CurrentRow, NoRows};
+
+/// What a client is told to wait while a task is being restored.
+const RESTORE_RETRY: Duration = Duration::from_secs(1);
+/// How old the picture of tasks on `/tasks` may be: a thread that does not answer within it is shown by what it said before.
+const STATUS_WAIT: Duration = Duration::from_millis(500);
+
+/// A worker's answers.
+pub struct WorkerAnswers {
+    tables: Vec<TableInfo>,
+    topology: Bytes,
+    rows: Arc<TaskRows>,
+    handle: WorkerHandle,
+    peers: Arc<Peers>,
+    clock: Arc<dyn Clock>,
+    feeds: BTreeMap<TableId, Arc<Feed>>,
+    task_tables: BTreeMap<u32, Vec<Name>>,
+    views: Option<Arc<dyn ViewPublisher>>,
+    /// Kept between requests, so that a stuck thread does not empty the page.
+    last_tasks: Mutex<BTreeMap<usize, Vec<TaskStatus>>>,
+}
+
+impl WorkerAnswers {
+    pub fn new(
+        app: &App,
+        rows: Arc<TaskRows>,
+        handle: WorkerHandle,
+        peers: Arc<Peers>,
+        views: Option<Arc<dyn ViewPublisher>>,
+    ) -> WorkerAnswers {
+        let topology = &app.plan.topology;
+        let info = |(index, table): (usize, &crate::operators::fold::TableSpec)| TableInfo {
+            id: TableId(index),
+            name: table.name.clone(),
+            key: table.key,
+            window_ms: table.window.map(|window| window.size_ms),
+            is_readable: table.query,
+        };
+        let epoch = app.clock.now().0.unsigned_abs();
+        let names = |subtopology: &crate::topology::plan::Subtopology| {
+            subtopology.tables.iter().map(|table| topology.tables[table.0].name.clone()).collect::<Vec<_>>()
+        };
+        WorkerAnswers {
+            tables: topology.tables.iter().enumerate().map(info).collect(),
+            topology: Bytes::from(explain::json(&app.plan).to_string()),
+            rows,
+            handle,
+            peers,
+            clock: app.clock.clone(),
+            feeds: (0..topology.tables.len()).map(|table| (TableId(table), Feed::new(epoch))).collect(),
+            task_tables: app.plan.subtopologies.iter().enumerate().map(|(at, subtopology)| (at as u32, names(subtopology))).collect(),
+            views,
+            last_tasks: Mutex::default(),
+        }
+    }
+
+    fn asked<T: Send + 'static>(
+        &self,
+        table: TableId,
+        partition: i32,
+        read: impl FnOnce(&mut OwnedTable<'_>) -> Result<T, crate::state::StateError> + Send + 'static,
+    ) -> Answered<T> {
+        self.rows.of_owner(table, partition, read).map(|answer| answer.map_err(unanswered)).boxed()
+    }
+
+    /// Where a key may be: the partitions that producers' spellings of it choose, the likeliest first.
+    fn partitions(&self, table: TableId, key: &Value) -> Vec<i32> {
+        use crate::views::rows::RowSource;
+        let count = self.rows.partition_count(table);
+        let spellings = self.tables[table.0].key.spellings(key).unwrap_or_default();
+        let mut found: Vec<i32> = Vec::new();
+        for spelling in spellings {
+            let partition = partition_of(&spelling, count);
+            if !found.contains(&partition) {
+                found.push(partition);
+            }
+        }
+        found
+    }
+
+    /// The partitions of a table whose tasks are here.
+    fn here(&self, table: TableId) -> Vec<i32> {
+        let subtopology = self.rows.task(table, 0).subtopology;
+        self.handle.tasks().into_iter().filter(|task| task.subtopology == subtopology).map(|task| task.partition).collect()
+    }
+
+    fn ask_all(&self) -> Vec<TaskStatus> {
+        let mut waiting = Vec::new();
+        for thread in 0..self.handle.threads() {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let names = self.task_tables.clone();
+            let asked = self.handle.ask_thread(
+                thread,
+                Box::new(move |thread| {
+                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).collect::<Vec<_>>());
+                }),
+            );
+            if asked.is_ok() {
+                waiting.push((thread, receiver));
+            }
+        }
+        let mut last = self.last_tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (thread, receiver) in waiting {
+            if let Ok(tasks) = receiver.recv_timeout(STATUS_WAIT) {
+                last.insert(thread, tasks);
+            }
+        }
+        let mut all: Vec<TaskStatus> = last.values().flatten().cloned().collect();
+        all.sort_by_key(|task| task.id);
+        all
+    }
+}
+
+fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> TaskStatus {
+    TaskStatus {
+        id: task.id,
+        phase: match &task.phase {
+            Phase::Restoring(restore) => TaskPhase::Restoring { done: restore.restored, total: restore.total },
+            Phase::Running => TaskPhase::Running,
+            Phase::Stopped { .. } => TaskPhase::Stopped,
+        },
+        tables: names.get(&task.id.subtopology).cloned().unwrap_or_default(),
+        inputs: task
+            .inputs
+            .iter()
+            .map(|input| InputStatus { topic: input.topic.clone(), partition: task.id.partition, position: input.committed, end: None })
+            .collect(),
+    }
+}
+
+fn unanswered(why: NoRows) -> Unanswered {
+    match why {
+        NoRows::NotOwner => Unanswered::Moved,
+        NoRows::Later(_) => Unanswered::Busy,
+    }
+}
+
+fn shown(row: Value, sealed: Offset) -> Row {
+    let is_complete = match &row {
+        Value::Object(object) => is_complete(object),
+        _ => true,
+    };
+    Row { value: row, offset: sealed, is_complete }
+}
+
+fn is_complete(row: &Object) -> bool {
+    !matches!(row.get("complete"), Some(Value::Bool(false)))
+}
+
+fn keyed(current: CurrentRow, store_key: Key, sealed: Offset, partition: i32) -> Option<KeyedRow> {
+    let row = shown(current.row?, sealed);
+    Some(KeyedRow { store_key, key: current.key, window: current.window, row, partition })
+}
+
+impl Queries for WorkerAnswers {
+    fn tables(&self) -> &[TableInfo] {
+        &self.tables
+    }
+
+    fn locate(&self, table: TableId, key: &Value) -> Location {
+        let tasks: Vec<TaskId> = self.partitions(table, key).into_iter().map(|partition| self.rows.task(table, partition)).collect();
+        let here = self.handle.tasks();
+        if tasks.iter().any(|task| here.contains(task)) {
+            let restoring = self.handle.restoring();
+            return if tasks.iter().any(|task| restoring.contains(task)) { Location::Restoring } else { Location::Local };
+        }
+        let owner = tasks.iter().find_map(|task| self.peers.owner(*task, self.clock.now()));
+        owner.map_or(Location::Unknown, Location::Remote)
+    }
+
+    fn get(&self, table: TableId, key: Key) -> Answered<Answer<Option<Row>>> {
+        let value = self.tables[table.0].key.from_store_key(&key);
+        let here = self.here(table);
+        let partitions: Vec<i32> = self.partitions(table, &value).into_iter().filter(|partition| here.contains(partition)).collect();
+        let asked = partitions.into_iter().map(|partition| {
+            let key = key.clone();
+            self.asked(table, partition, move |owned| {
+                let current = owned.row(&key)?;
+                Ok(Answer { value: current.row.map(|row| shown(row, owned.sealed)), partition, position: owned.sealed })
+            })
+        });
+        join_all(asked).map(first_found).boxed()
+    }
+
+    fn page(&self, table: TableId, range: KeyRange) -> Answered<Page> {
+        let partitions = self.here(table);
+        let asked: Vec<_> = partitions
+            .iter()
+            .map(|&partition| {
+                let KeyRange { start, end, limit, .. } = range.clone();
+                self.asked(table, partition, move |owned| {
+                    let page = owned.scan_keys(as_slice(&start), as_slice(&end), limit)?;
+                    let sealed = owned.sealed;
+                    let rows: Vec<KeyedRow> =
+                        page.rows.into_iter().filter_map(|(key, current)| keyed(current, key, sealed, partition)).collect();
+                    Ok((rows, page.has_more))
+                })
+            })
+            .collect();
+        let (limit, bytes_max) = (range.limit, range.bytes_max);
+        join_all(asked)
+            .map(move |answers| {
+                let mut rows = Vec::new();
+                let mut has_more = false;
+                for answer in answers {
+                    let (some, more) = answer?;
+                    rows.extend(some);
+                    has_more |= more;
+                }
+                rows.sort_by(|a: &KeyedRow, b: &KeyedRow| a.store_key.cmp(&b.store_key));
+                has_more |= rows.len() > limit;
+                rows.truncate(limit);
+                let mut bytes = 0;
+                let fit = rows.iter().take_while(|row| {
+                    bytes += to_json(&row.row.value).to_string().len();
+                    bytes <= bytes_max
+                });
+                let fit = fit.count().max(1).min(rows.len());
+                has_more |= fit < rows.len();
+                rows.truncate(fit);
+                Ok(Page { rows, has_more, partitions })
+            })
+            .boxed()
+    }
+
+    fn windows(&self, table: TableId, key: Key, from: Time, to: Time, limit: usize) -> Answered<Answer<Vec<WindowRow>>> {
+        let value = self.tables[table.0].key.from_store_key(&key);
+        let here = self.here(table);
+        let partitions: Vec<i32> = self.partitions(table, &value).into_iter().filter(|partition| here.contains(partition)).collect();
+        let asked = partitions.into_iter().map(|partition| {
+            let (first, last) = (layout::windowed_key(&key, from), layout::windowed_key(&key, to));
+            self.asked(table, partition, move |owned| {
+                let page = owned.scan_keys(Bound::Included(&first), Bound::Excluded(&last), limit)?;
+                let sealed = owned.sealed;
+                let windows = page.rows.into_iter().filter_map(|(_, current)| {
+                    let (start, end) = current.window?;
+                    Some(WindowRow { start, end, row: shown(current.row?, sealed) })
+                });
+                let windows: Vec<WindowRow> = windows.collect();
+                let found = (!windows.is_empty()).then_some(windows);
+                Ok(Answer { value: found, partition, position: sealed })
+            })
+        });
+        join_all(asked)
+            .map(|answers| {
+                let found = first_found(answers)?;
+                Ok(Answer { value: found.value.unwrap_or_default(), partition: found.partition, position: found.position })
+            })
+            .boxed()
+    }
+
+    fn feed(&self, table: TableId) -> Arc<Feed> {
+        self.feeds.get(&table).cloned().unwrap_or_else(|| Feed::new(0))
+    }
+
+    fn tasks(&self) -> Vec<TaskStatus> {
+        self.ask_all()
+    }
+
+    fn health(&self) -> Health {
+        let states = self.handle.states();
+        let mut problems = Vec::new();
+        let mut is_live = true;
+        for (number, state) in states.iter().enumerate() {
+            match state {
+                ThreadState::Starting { problem } => {
+                    problems.push(problem.clone().unwrap_or_else(|| format!("stream thread {number} is joining")));
+                }
+                ThreadState::Running => {}
+                ThreadState::Ended => problems.push(format!("stream thread {number} has ended")),
+                ThreadState::Failed { why } => {
+                    is_live = false;
+                    problems.push(why.clone());
+                }
+            }
+        }
+        for task in self.handle.restoring() {
+            problems.push(format!("task {task} is being restored"));
+        }
+        for (task, why) in self.handle.stopped() {
+            problems.push(format!("task {task} has stopped: {why}"));
+        }
+        let is_ready = problems.is_empty();
+        // A view that is behind is shown, but the worker answers queries all the same.
+        for view in self.views.iter().flat_map(|views| views.status()) {
+            if let Some(error) = view.error {
+                problems.push(format!("view `{}` partition {} is {}: {error}", view.view, view.partition, view.state));
+            }
+        }
+        Health { is_live, is_ready, problems }
+    }
+
+    fn topology(&self) -> Bytes {
+        self.topology.clone()
+    }
+}
+
+/// Of several places where a key may be: the first that has it, else the first that answered.
+fn first_found<T>(answers: Vec<Result<Answer<Option<T>>, Unanswered>>) -> Result<Answer<Option<T>>, Unanswered> {
+    let mut fallback = None;
+    for answer in answers {
+        let answer = answer?;
+        if answer.value.is_some() {
+            return Ok(answer);
+        }
+        fallback.get_or_insert(answer);
+    }
+    fallback.ok_or(Unanswered::Restoring { retry_after: RESTORE_RETRY })
+}
+
+fn as_slice(bound: &Bound<Key>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(key) => Bound::Included(key.as_slice()),
+        Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+/// Renders committed changes for listeners, on the stream thread but only where somebody listens or may come back.
+pub struct ChangeFeed {
+    feeds: BTreeMap<TableId, Arc<Feed>>,
+}
+
+impl ChangeFeed {
+    pub fn of(answers: &WorkerAnswers) -> ChangeFeed {
+        ChangeFeed { feeds: answers.feeds.clone() }
+    }
+}
+
+impl Observer for ChangeFeed {
+    fn opened(&self, _task: TaskId, tables: &[(TableId, Name, Offset)]) {
+        for (table, _, _) in tables {
+            if let Some(feed) = self.feeds.get(table) {
+                feed.restart();
+            }
+        }
+    }
+
+    fn closed(&self, _task: TaskId, tables: &[TableId]) {
+        for table in tables {
+            if let Some(feed) = self.feeds.get(table) {
+                feed.restart();
+            }
+        }
+    }
+
+    fn committed(&self, committed: &Committed) {
+        for table in &committed.tables {
+            let Some(feed) = self.feeds.get(&table.table) else { continue };
+            // Rendering costs more than the fold: nobody pays for it who does not listen.
+            if feed.watch_count() == 0 {
+                if !table.changes.is_empty() {
+                    feed.restart();
+                }
+                continue;
+            }
+            feed.publish(table.changes.iter().map(|change| {
+                let mut event = json!({
+                    "key": to_json(&change.key),
+                    "row": change.new.as_ref().map_or(serde_json::Value::Null, to_json),
+                    "partition": table.partition,
+                    "offset": table.next.0,
+                    "time": change.time.0,
+                });
+                if let (Some((start, end)), Some(fields)) = (change.window, event.as_object_mut()) {
+                    fields.insert("window".into(), json!({ "start": start.0, "end": end.0 }));
+                }
+                Bytes::from(event.to_string())
+            }));
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Who else is there: `<app>-workers`, a compacted topic in which each worker says every second where it is and what it has.
+//!
+//! Routes queries, and refuses a second worker of the same id. A thread of its own writes and reads it; nothing of the data path
+//! depends on it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use crate::log::{Input, Log, LogError, Outgoing, ProducerSettings};
+use crate::model::{Clock, Headers, Name, Offset, TaskId, Time};
+use crate::runtime::rows::HasTasks;
+use crate::topology::names;
+
+/// How often a worker says that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What was said longer ago is not believed any more: a few heartbeats.
+const BELIEVED_MS: i64 = 10_000;
+/// How long a start waits to see whether a worker of the same id still speaks: two heartbeats and the way.
+const RIVAL_WAIT: Duration = Duration::from_millis(2500);
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a worker says of itself. JSON; fields may be added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Presence {
+    pub version: u32,
+    /// Drawn at each start: tells two lives of one worker apart.
+    pub life: String,
+    pub host: String,
+    pub process: u32,
+    /// `host:port` of its HTTP server.
+    pub endpoint: String,
+    /// Tasks as `<sub-topology>_<partition>`.
+    pub tasks: Vec<String>,
+    /// Wall clock of the heartbeat, milliseconds.
+    pub at: i64,
+}
+
+/// What is known of the other workers.
+#[derive(Default)]
+pub struct Peers {
+    known: Mutex<BTreeMap<String, Presence>>,
+}
+
+impl Peers {
+    /// The endpoint of the worker that has a task, if one has said so lately.
+    pub fn owner(&self, task: TaskId, now: Time) -> Option<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let task = task.to_string();
+        let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS && !presence.endpoint.is_empty());
+        believed
+            .filter(|presence| presence.tasks.contains(&task))
+            .max_by_key(|presence| presence.at)
+            .map(|presence| presence.endpoint.clone())
+    }
+
+    fn hear(&self, worker: &str, presence: Option<Presence>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match presence {
+            Some(presence) => known.insert(worker.to_owned(), presence),
+            None => known.remove(worker),
+        };
+    }
+}
+
+/// The thread that speaks and listens.
+pub struct PeerThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// Who we are.
+#[derive(Clone)]
+pub struct Me {
+    pub app: Name,
+    pub worker: Name,
+    pub host: String,
+    pub process: u32,
+    pub life: String,
+}
+
+/// Refuses to start while another worker of our id speaks.
+///
+/// # Errors
+/// What to tell the person who started it. An error of the log is none: then nobody can be asked.
+pub fn refuse_rival(log: &dyn Log, me: &Me, clock: &dyn Clock) -> Result<(), String> {
+    let topic = names::workers(&me.app);
+    let latest = |from: Offset| -> Result<(Option<Presence>, Offset), LogError> {
+        let mut found = None;
+        let next = read(log, &topic, from, &mut |worker, presence| {
+            if worker == me.worker.as_str() {
+                found = presence;
+            }
+        })?;
+        Ok((found, next))
+    };
+    let Ok((Some(rival), next)) = latest(Offset(0)) else { return Ok(()) };
+    let is_recent = clock.now().0 - rival.at < BELIEVED_MS;
+    let is_dead = rival.host == me.host && !std::path::Path::new(&format!("/proc/{}", rival.process)).exists();
+    if !is_recent || is_dead {
+        return Ok(());
+    }
+    std::thread::park_timeout(RIVAL_WAIT);
+    match latest(next) {
+        Ok((Some(again), _)) if again.life != me.life => Err(format!(
+            "another worker with the id `{}` is running (host {}, process {}): give each worker its own `worker.id`",
+            me.worker, again.host, again.process
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Reads what is in the topic from an offset on. Returns where it ended.
+fn read(log: &dyn Log, topic: &Name, from: Offset, hear: &mut dyn FnMut(&str, Option<Presence>)) -> Result<Offset, LogError> {
+    let mut reader = log.reader()?;
+    let (start, end) = reader.bounds(topic, 0, TIMEOUT)?;
+    let from = from.max(start);
+    if from >= end {
+        return Ok(end);
+    }
+    reader.add_inputs(&[(Input { slot: 0, topic: topic.clone(), partition: 0 }, from)])?;
+    let mut batch = Vec::new();
+    loop {
+        reader.poll(1000, Duration::from_millis(100), &mut batch)?;
+        for message in batch.drain(..) {
+            let worker = message.key().map(String::from_utf8_lossy);
+            let presence = message.value().and_then(|value| serde_json::from_slice(value).ok());
+            if let Some(worker) = worker {
+                hear(&worker, presence);
+            }
+        }
+        if reader.position(0)?.is_some_and(|position| position >= end) {
+            return Ok(end);
+        }
+    }
+}
+
+impl PeerThread {
+    /// Starts speaking and listening. `tasks` says what is here.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        log: Arc<dyn Log>,
+        me: Me,
+        endpoint: String,
+        tasks: Arc<dyn HasTasks>,
+        peers: Arc<Peers>,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<PeerThread> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = Builder::new().name("peers".into()).spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                if let Err(error) = speak(log.as_ref(), &me, &endpoint, tasks.as_ref(), &peers, clock.as_ref(), &told) {
+                    debug!(%error, "the workers' topic is out of reach");
+                    std::thread::park_timeout(HEARTBEAT);
+                }
+            }
+        })?;
+        Ok(PeerThread { stop, thread })
+    }
+
+    /// Takes its word back and ends.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            warn!("the thread of the workers' topic panicked; this is a bug");
+        }
+    }
+}
+
+fn speak(
+    log: &dyn Log,
+    me: &Me,
+    endpoint: &str,
+    tasks: &dyn HasTasks,
+    peers: &Peers,
+    clock: &dyn Clock,
+    stop: &AtomicBool,
+) -> Result<(), LogError> {
+    let topic = names::workers(&me.app);
+    let settings = ProducerSettings { transactional_id: None, transaction_timeout: TIMEOUT, linger: Duration::ZERO };
+    let mut producer = log.producer(&settings)?;
+    let (handle, _) = producer.topic(&topic)?;
+    let mut reader = log.reader()?;
+    let (start, _) = reader.bounds(&topic, 0, TIMEOUT)?;
+    reader.add_inputs(&[(Input { slot: 0, topic, partition: 0 }, start)])?;
+    let none = Headers::default();
+    let mut send = |value: Option<&[u8]>| -> Result<(), LogError> {
+        let key = Some(me.worker.as_bytes());
+        producer.send(Outgoing { topic: handle, partition: 0, key, value, time: clock.now(), keep_time: false, headers: &none })?;
+        producer.flush(TIMEOUT).map(drop)
+    };
+    let mut batch = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let presence = Presence {
+            version: 1,
+            life: me.life.clone(),
+            host: me.host.clone(),
+            process: me.process,
+            endpoint: endpoint.to_owned(),
+            tasks: tasks.tasks().iter().map(ToString::to_string).collect(),
+            at: clock.now().0,
+        };
+        send(serde_json::to_vec(&presence).ok().as_deref())?;
+        reader.poll(1000, HEARTBEAT, &mut batch)?;
+        for message in batch.drain(..) {
+            let presence = message.value().and_then(|value| serde_json::from_slice(value).ok());
+            if let Some(worker) = message.key().map(String::from_utf8_lossy)
+                && worker != me.worker.as_str()
+            {
+                peers.hear(&worker, presence);
+            }
+        }
+        std::thread::park_timeout(HEARTBEAT);
+    }
+    send(None)
+}
