@@ -67,28 +67,43 @@ pub(super) fn read_offsets<'a>(
     meta: ColumnId,
     stores: impl Iterator<Item = &'a Name>,
 ) -> Result<Sealed, StateError> {
-    let mut sealed = Sealed::default();
+    let mut sealed = Sealed { changelogs: Vec::new(), inputs: read_inputs(backend, meta)? };
     for (index, store) in stores.enumerate() {
-        if backend.get(meta, &restoring_key(store))?.is_some() {
+        if is_restoring(backend, meta, store)? {
             return Err(StateError::Corrupt {
                 what: format!("open store `{store}`"),
                 cause: "its restore was interrupted, it holds only a part of its rows".into(),
             });
         }
-        if let Some(bytes) = backend.get(meta, &changelog_key(store))? {
-            sealed.changelogs.push((StoreId(index), offset(&bytes, store)?));
+        if let Some(offset) = read_changelog(backend, meta, store)? {
+            sealed.changelogs.push((StoreId(index), offset));
         }
     }
-    let mut failed = None;
+    Ok(sealed)
+}
+
+/// Whether a store is marked as filled only in part.
+pub(super) fn is_restoring(backend: &dyn Backend, meta: ColumnId, store: &Name) -> Result<bool, StateError> {
+    Ok(backend.get(meta, &restoring_key(store))?.is_some())
+}
+
+/// The offset from which a store's changelog is to be replayed.
+pub(super) fn read_changelog(backend: &dyn Backend, meta: ColumnId, store: &Name) -> Result<Option<Offset>, StateError> {
+    backend.get(meta, &changelog_key(store))?.map(|bytes| offset(&bytes, store)).transpose()
+}
+
+/// The offsets of input topics to read next.
+pub(super) fn read_inputs(backend: &dyn Backend, meta: ColumnId) -> Result<Vec<(Name, Offset)>, StateError> {
+    let mut inputs = Ok(Vec::new());
     backend.scan(&[meta], Bound::Included(INPUT.as_bytes()), Bound::Unbounded, &mut |key, value| {
-        let Some(topic) = key.strip_prefix(INPUT.as_bytes()) else { return ControlFlow::Break(()) };
+        let (Some(topic), Ok(list)) = (key.strip_prefix(INPUT.as_bytes()), &mut inputs) else { return ControlFlow::Break(()) };
         match read_input(topic, value) {
-            Ok(input) => sealed.inputs.push(input),
-            Err(error) => failed = Some(error),
+            Ok(input) => list.push(input),
+            Err(error) => inputs = Err(error),
         }
         ControlFlow::Continue(())
     })?;
-    failed.map_or(Ok(sealed), Err)
+    inputs
 }
 
 /// The rows that make offsets true.

@@ -1,41 +1,26 @@
 //! Rows to bytes: the layout that bincode gives the types of [`row`](crate::state::row), field by field, variant by number.
 //!
-//! Written by hand, because the types share bytes and shapes that bincode does not know, and because stored numbers of variants must not
-//! follow the order of the code.
+//! Written by hand, because it is done for every record, and because the stored numbers of variants must not follow the order of the code.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bincode::enc::write::Writer;
-use bincode::enc::{Encode, EncoderImpl};
-use bincode::error::EncodeError;
 use rust_decimal::Decimal;
 
 use crate::model::{MapKey, Shape, Time, Type, Value};
-use crate::state::format::{CONFIG, Config};
-use crate::state::row::{Accumulator, BufferedRecord, Progress, RawRecord, RowState, SourceState, Version};
-
-/// Appends to a vector.
-struct Appender<'v>(&'v mut Vec<u8>);
-
-impl Writer for Appender<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-}
+use crate::state::format::{LONG_U16, LONG_U32, LONG_U64, LONG_U128};
+use crate::state::row::{Accumulator, BufferedRecord, RawRecord, RowState, SourceState, Version};
 
 /// The payload of one stored value, being written.
 pub(super) struct Payload<'v> {
-    encoder: EncoderImpl<Appender<'v>, Config>,
+    into: &'v mut Vec<u8>,
     /// Shapes of objects written so far: the next object of the same shape names it by its number.
     shapes: Vec<Arc<Shape>>,
 }
 
 impl<'v> Payload<'v> {
     pub fn new(into: &'v mut Vec<u8>) -> Payload<'v> {
-        Payload { encoder: EncoderImpl::new(Appender(into), CONFIG), shapes: Vec::new() }
+        Payload { into, shapes: Vec::new() }
     }
 
     pub fn row(&mut self, row: &RowState) {
@@ -58,21 +43,11 @@ impl<'v> Payload<'v> {
         self.option(record.wait_until.as_ref(), |payload, time| payload.time(*time));
     }
 
-    pub fn progress(&mut self, progress: &Progress) {
-        self.time(progress.stream_time);
-        self.time(progress.closed_through);
-    }
-
-    #[inline]
-    pub fn number(&mut self, number: u64) {
-        self.put(number);
-    }
-
     fn source(&mut self, source: &SourceState) {
         self.option(source.version.as_ref(), Payload::version);
         self.option(source.deleted.as_ref(), |payload, deleted| {
             payload.time(deleted.time);
-            payload.put(deleted.offset);
+            payload.signed(deleted.offset);
         });
         self.length(source.fields.len());
         for accumulator in &source.fields {
@@ -85,7 +60,7 @@ impl<'v> Payload<'v> {
     fn version(&mut self, version: &Version) {
         self.values(&version.order);
         self.time(version.time);
-        self.put(version.offset);
+        self.signed(version.offset);
     }
 
     fn raw(&mut self, raw: &RawRecord) {
@@ -96,45 +71,45 @@ impl<'v> Payload<'v> {
             self.text(name);
             self.option(value.as_ref(), |payload, bytes| payload.bytes(bytes));
         }
-        self.put(raw.offset);
+        self.signed(raw.offset);
         self.time(raw.time);
     }
 
     fn accumulator(&mut self, accumulator: &Accumulator) {
         match accumulator {
-            Accumulator::Empty => self.variant(0),
+            Accumulator::Empty => self.byte(0),
             Accumulator::Last(value) => {
-                self.variant(1);
+                self.byte(1);
                 self.value(value);
             }
             Accumulator::First(version, value) => {
-                self.variant(2);
+                self.byte(2);
                 self.version(version);
                 self.value(value);
             }
             Accumulator::Extreme(value) => {
-                self.variant(3);
+                self.byte(3);
                 self.value(value);
             }
             Accumulator::Sum(value) => {
-                self.variant(4);
+                self.byte(4);
                 self.value(value);
             }
             Accumulator::Count(count) => {
-                self.variant(5);
-                self.put(*count);
+                self.byte(5);
+                self.signed(*count);
             }
             Accumulator::Avg { sum, count } => {
-                self.variant(6);
+                self.byte(6);
                 self.decimal(*sum);
-                self.put(*count);
+                self.signed(*count);
             }
             Accumulator::List(values) => {
-                self.variant(7);
+                self.byte(7);
                 self.values(values);
             }
             Accumulator::Top(pairs) => {
-                self.variant(8);
+                self.byte(8);
                 self.length(pairs.len());
                 for (value, by) in pairs {
                     self.value(value);
@@ -142,7 +117,7 @@ impl<'v> Payload<'v> {
                 }
             }
             Accumulator::Entries(entries) => {
-                self.variant(9);
+                self.byte(9);
                 self.length(entries.len());
                 for (key, (version, value)) in entries {
                     self.map_key(key);
@@ -156,65 +131,65 @@ impl<'v> Payload<'v> {
     // Recursion over a value is bounded: sources and expressions bound the nesting of what they make.
     fn value(&mut self, value: &Value) {
         match value {
-            Value::Null => self.variant(0),
+            Value::Null => self.byte(0),
             Value::Bool(value) => {
-                self.variant(1);
-                self.put(*value);
+                self.byte(1);
+                self.byte(u8::from(*value));
             }
             Value::Int(value) => {
-                self.variant(2);
-                self.put(*value);
+                self.byte(2);
+                self.signed(*value);
             }
             Value::Uint(value) => {
-                self.variant(3);
-                self.put(*value);
+                self.byte(3);
+                self.number(*value);
             }
             Value::Double(value) => {
-                self.variant(4);
-                self.put(*value);
+                self.byte(4);
+                self.into.extend_from_slice(&value.to_le_bytes());
             }
             Value::String(value) => {
-                self.variant(5);
+                self.byte(5);
                 self.text(value);
             }
             Value::Bytes(value) => {
-                self.variant(6);
+                self.byte(6);
                 self.bytes(value);
             }
             Value::Decimal(value) => {
-                self.variant(7);
+                self.byte(7);
                 self.decimal(*value);
             }
             Value::Timestamp(value) => {
-                self.variant(8);
-                self.put(value.seconds);
-                self.put(value.nanos);
+                self.byte(8);
+                self.signed(value.seconds);
+                self.number(u64::from(value.nanos));
             }
             Value::Duration(value) => {
-                self.variant(9);
-                self.put(value.nanos);
+                self.byte(9);
+                self.signed(value.nanos);
             }
             Value::List(values) => {
-                self.variant(10);
+                self.byte(10);
                 self.values(values);
             }
             Value::Map(entries) => {
-                self.variant(11);
+                self.byte(11);
                 self.map(entries);
             }
             Value::Object(object) => {
-                self.variant(12);
+                self.byte(12);
                 self.shape(&object.shape);
                 for value in object.slots.iter() {
                     self.value(value);
                 }
             }
             Value::Optional(value) => {
-                self.variant(13);
+                self.byte(13);
                 self.option(value.as_deref(), Payload::value);
             }
             Value::Type(of) => {
-                self.variant(14);
+                self.byte(14);
                 self.ty(of);
             }
         }
@@ -238,19 +213,19 @@ impl<'v> Payload<'v> {
     fn map_key(&mut self, key: &MapKey) {
         match key {
             MapKey::Bool(key) => {
-                self.variant(0);
-                self.put(*key);
+                self.byte(0);
+                self.byte(u8::from(*key));
             }
             MapKey::Int(key) => {
-                self.variant(1);
-                self.put(*key);
+                self.byte(1);
+                self.signed(*key);
             }
             MapKey::Uint(key) => {
-                self.variant(2);
-                self.put(*key);
+                self.byte(2);
+                self.number(*key);
             }
             MapKey::String(key) => {
-                self.variant(3);
+                self.byte(3);
                 self.text(key);
             }
         }
@@ -274,37 +249,37 @@ impl<'v> Payload<'v> {
 
     fn ty(&mut self, of: &Type) {
         match of {
-            Type::Any => self.variant(0),
-            Type::Null => self.variant(1),
-            Type::Bool => self.variant(2),
-            Type::Int => self.variant(3),
-            Type::Uint => self.variant(4),
-            Type::Double => self.variant(5),
-            Type::String => self.variant(6),
-            Type::Bytes => self.variant(7),
-            Type::Decimal => self.variant(8),
-            Type::Timestamp => self.variant(9),
-            Type::Duration => self.variant(10),
-            Type::Type => self.variant(11),
+            Type::Any => self.byte(0),
+            Type::Null => self.byte(1),
+            Type::Bool => self.byte(2),
+            Type::Int => self.byte(3),
+            Type::Uint => self.byte(4),
+            Type::Double => self.byte(5),
+            Type::String => self.byte(6),
+            Type::Bytes => self.byte(7),
+            Type::Decimal => self.byte(8),
+            Type::Timestamp => self.byte(9),
+            Type::Duration => self.byte(10),
+            Type::Type => self.byte(11),
             Type::List(of) => {
-                self.variant(12);
+                self.byte(12);
                 self.ty(of);
             }
             Type::Map(key, value) => {
-                self.variant(13);
+                self.byte(13);
                 self.ty(key);
                 self.ty(value);
             }
             Type::Object(shape) => {
-                self.variant(14);
+                self.byte(14);
                 self.shape(shape);
             }
             Type::Nullable(of) => {
-                self.variant(15);
+                self.byte(15);
                 self.ty(of);
             }
             Type::Optional(of) => {
-                self.variant(16);
+                self.byte(16);
                 self.ty(of);
             }
         }
@@ -313,48 +288,78 @@ impl<'v> Payload<'v> {
     /// The digits as a whole number, and the scale, with the sign in its highest bit: `9.90` is not `9.9`, nor is `-0` `0`.
     #[inline]
     fn decimal(&mut self, decimal: Decimal) {
-        self.put(decimal.mantissa().unsigned_abs());
-        self.put(decimal.scale() as u8 | if decimal.is_sign_negative() { 0x80 } else { 0 });
+        self.wide(decimal.mantissa().unsigned_abs());
+        self.byte(decimal.scale() as u8 | if decimal.is_sign_negative() { 0x80 } else { 0 });
     }
 
     #[inline]
     fn time(&mut self, time: Time) {
-        self.put(time.0);
-    }
-
-    #[inline]
-    fn text(&mut self, text: &str) {
-        self.put(text);
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.put(bytes);
+        self.signed(time.0);
     }
 
     #[inline]
     fn option<T>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Self, &T)) {
         match value {
-            None => self.put(0u8),
+            None => self.byte(0),
             Some(value) => {
-                self.put(1u8);
+                self.byte(1);
                 write(self, value);
             }
         }
     }
 
     #[inline]
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    // What follows is bincode's `config::standard()`, compared with it in the tests.
+
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.into.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        self.into.push(byte);
+    }
+
+    #[inline]
     fn length(&mut self, length: usize) {
-        self.put(length as u64);
+        self.number(length as u64);
     }
 
     #[inline]
-    fn variant(&mut self, number: u8) {
-        self.put(number);
+    fn signed(&mut self, number: i64) {
+        self.number(((number << 1) ^ (number >> 63)) as u64);
     }
 
     #[inline]
-    #[expect(clippy::expect_used, reason = "writing to memory fails by abort only, and none of these types refuses")]
-    fn put<T: Encode>(&mut self, value: T) {
-        value.encode(&mut self.encoder).expect("a vector takes everything");
+    pub fn number(&mut self, number: u64) {
+        if number < u64::from(LONG_U16) {
+            self.byte(number as u8);
+        } else if number > u64::from(u32::MAX) {
+            let [a, b, c, d, e, f, g, h] = number.to_le_bytes();
+            self.into.extend_from_slice(&[LONG_U64, a, b, c, d, e, f, g, h]);
+        } else if number > u64::from(u16::MAX) {
+            let [a, b, c, d] = (number as u32).to_le_bytes();
+            self.into.extend_from_slice(&[LONG_U32, a, b, c, d]);
+        } else {
+            let [a, b] = (number as u16).to_le_bytes();
+            self.into.extend_from_slice(&[LONG_U16, a, b]);
+        }
+    }
+
+    #[inline]
+    fn wide(&mut self, number: u128) {
+        match u64::try_from(number) {
+            Ok(number) => self.number(number),
+            Err(_) => {
+                self.byte(LONG_U128);
+                self.into.extend_from_slice(&number.to_le_bytes());
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::model::TaskId;
 use crate::state::directory::{self, Directory};
+use crate::state::inspect::{self, Inspection};
 use crate::state::rocks::{RocksBackend, RocksMemory, RocksShared};
 
 const TASK: TaskId = TaskId { subtopology: 0, partition: 3 };
@@ -256,6 +257,40 @@ fn a_store_may_have_the_name_of_what_rocksdb_never_drops() {
     assert_eq!(count(&mut state), 1);
     state.begin_restore(ROWS, Offset(0)).unwrap();
     assert_eq!(count(&mut state), 0);
+}
+
+#[test]
+fn a_folder_can_be_looked_into_beside_its_worker() {
+    let disk = RocksDisk::new();
+    let mut state = disk.state(CacheBudget::default());
+    for start in [-15, 0, 5, 40] {
+        state.put(WINDOWS, &layout::windowed_key(b"\x01a", Time(start)), b"w").unwrap();
+    }
+    let inputs = vec![(Name::parse("orders").unwrap(), Offset(77))];
+    state.seal(&Sealed { changelogs: vec![(WINDOWS, Offset(4))], inputs }).unwrap();
+    seal_rows(&mut state, 2500, (0..2500).map(|n| (n, 1)));
+    state.flush().unwrap();
+    // Not flushed, so not seen.
+    seal_rows(&mut state, 2501, [(9999, 1)]);
+    let found = inspect::folders(&disk.folder.0).unwrap();
+    assert_eq!(found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(), [disk.task_path()]);
+    let (header, inspection) = Inspection::open(&found[0].0).unwrap();
+    assert_eq!((header.app.as_str(), header.task.as_str(), header.format), ("shop", "0_3", 1));
+    let info = |name: &str, segments: &[i64], offset| {
+        let name = Name::parse(name).unwrap();
+        inspect::StoreInfo { name, segments: segments.to_vec(), changelog: Some(Offset(offset)), is_partial: false }
+    };
+    assert_eq!(inspection.stores(), [info("rows", &[], 2500), info("windows", &[-2, 0, 4], 4)]);
+    assert_eq!(inspection.inputs(), [(Name::parse("orders").unwrap(), Offset(77))]);
+    assert_eq!(inspection.count("rows").unwrap(), 2500);
+    let keys: Vec<_> = inspection.rows("rows").map(|row| row.unwrap().0).collect();
+    assert_eq!(keys.len(), 2500);
+    assert!(keys.is_sorted_by(|a, b| a < b));
+    let starts: Vec<i64> = inspection.rows("windows").map(|row| start(&row.unwrap().0)).collect();
+    assert_eq!(starts, [-15, 0, 5, 40]);
+    assert_eq!(inspection.rows("nothing").count(), 0);
+    seal_rows(&mut state, 2502, [(1, 2)]);
+    state.close().unwrap();
 }
 
 #[test]
