@@ -2,6 +2,8 @@
 //!
 //! A fixture, `tests/formats/<name>/v<version>.hex`, is never changed. A new version of a format gets a new fixture, and both are read.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;

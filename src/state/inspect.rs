@@ -95,7 +95,8 @@ impl Inspection {
         let mut segments: BTreeMap<Name, Vec<i64>> = BTreeMap::new();
         let mut columns: BTreeMap<Name, Vec<ColumnId>> = BTreeMap::new();
         for column in &names {
-            let (store, segment) = column.split_once('@').map_or((column.as_str(), None), |(store, segment)| (store, segment.parse().ok()));
+            let (store, segment) =
+                column.split_once('@').map_or((column.as_str(), None), |(store, segment)| (store, segment.parse::<i64>().ok()));
             let Ok(store) = Name::parse(store) else { continue };
             columns.entry(store.clone()).or_default().push(backend.open_column(column)?);
             segments.entry(store).or_default().extend(segment);
@@ -175,11 +176,12 @@ impl Iterator for Rows<'_> {
     type Item = Result<StoredRow, StateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.page.is_empty() && !self.is_done {
-            if let Err(error) = self.read_page() {
-                self.is_done = true;
-                return Some(Err(error));
-            }
+        if self.page.is_empty()
+            && !self.is_done
+            && let Err(error) = self.read_page()
+        {
+            self.is_done = true;
+            return Some(Err(error));
         }
         self.page.pop_front().map(Ok)
     }
