@@ -126,6 +126,12 @@ pub const EXPIRED_ROWS: Metric = counter(
     "Rows and graves that had served their time (`keep`, `grave`).",
     "Nothing: this is the work.",
 );
+pub const RESTORED_RECORDS: Metric = counter(
+    "millstream_restored_records_total",
+    &[],
+    "Changelog records read to bring the state of tasks up to date.",
+    "A start reads the tail that its state folder lacks; all of it again and again means that folders do not survive.",
+);
 pub const UNCHANGED_ROWS: Metric = counter(
     "millstream_unchanged_rows_total",
     &["table"],
@@ -213,6 +219,7 @@ pub const METRICS: &[&Metric] = &[
     &COMPLETED_ROWS,
     &LATE_DELETES,
     &EXPIRED_ROWS,
+    &RESTORED_RECORDS,
     &UNCHANGED_ROWS,
     &VIEW_ROWS,
     &VIEW_UNSHOWABLE_ROWS,

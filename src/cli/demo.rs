@@ -95,6 +95,7 @@ fn demo(plan: topology::Plan, redis: Option<&str>, records: u64, stay: bool, io:
             storage: &move |_, _, _| storage.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            observers: Vec::new(),
             threads: 2,
             redis_url: redis.map(str::to_owned),
             redis_batch: 500,

@@ -16,6 +16,7 @@ pub mod demo;
 pub mod describe;
 pub mod explain;
 pub mod inspect;
+pub mod journal;
 pub mod query;
 pub mod replay;
 pub mod run;

@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use crate::cli::journal::Journal;
 use crate::cli::worker::{RunningWorker, WorkerParts};
 use crate::cli::{Command, Exit, Io, load, one_topology};
 use crate::config::render::render;
 use crate::config::worker::{Guarantee, LogFormat, OnLag, Sources, WorkerConfig, load as load_config, show};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::model::{Name, SystemClock};
+use crate::runtime::observe::Observer;
 use crate::runtime::settings::{Guarantee as RunGuarantee, Settings};
 use crate::runtime::start::MakeStorage;
 use crate::runtime::storage::DiskStorage;
@@ -90,11 +92,11 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
         }
     };
     let stop = runtime.block_on(async { stop_signal() });
-    let started = Instant::now();
-    match serve(plan(loaded.topology), &config, &runtime, stop, matches.get_flag("until-drained")) {
+    let journal = matches.get_flag("until-drained").then(|| Arc::new(Journal::start()));
+    match serve(plan(loaded.topology), &config, &runtime, stop, journal.clone()) {
         Ok(metrics) => {
-            if matches.get_flag("until-drained") {
-                io.data(counts(&metrics, started.elapsed()));
+            if let Some(journal) = journal {
+                io.data(journal.line(&metrics));
             }
             Exit::Good
         }
@@ -155,8 +157,10 @@ fn serve(
     config: &WorkerConfig,
     runtime: &tokio::runtime::Runtime,
     stop: watch::Receiver<bool>,
-    until_drained: bool,
+    journal: Option<Arc<Journal>>,
 ) -> Result<Arc<Metrics>, String> {
+    let until_drained = journal.is_some();
+    let observers: Vec<Arc<dyn Observer>> = journal.into_iter().map(|journal| journal as Arc<dyn Observer>).collect();
     let log: Arc<dyn Log> = Arc::new(KafkaLog::new(kafka_settings(config)).map_err(|error| error.to_string())?);
     let metrics = Metrics::new();
     let shared = RocksShared::new(RocksMemory {
@@ -167,7 +171,7 @@ fn serve(
     let storage = |app: &Name, topic_ids: &BTreeMap<Name, String>, tasks: usize| disk(config, app, topic_ids, tasks, &shared);
     let mut pause = RETRY_FIRST;
     let worker = loop {
-        let parts = worker_parts(&plan, config, &log, &metrics, &storage);
+        let parts = WorkerParts { observers: observers.clone(), ..worker_parts(&plan, config, &log, &metrics, &storage) };
         match RunningWorker::start(parts, runtime) {
             Ok(worker) => break worker,
             Err(problem) if !problem.can_heal => return Err(problem.to_string()),
@@ -202,6 +206,7 @@ fn worker_parts<'a>(
         storage,
         clock: Arc::new(SystemClock),
         metrics: metrics.clone(),
+        observers: Vec::new(),
         threads: config.worker.threads,
         redis_url: Some(config.redis.url.expose().to_owned()),
         redis_batch: config.redis.batch,
@@ -301,21 +306,4 @@ fn wait(worker: &RunningWorker, runtime: &tokio::runtime::Runtime, mut stop: wat
             drained_before = drained;
         }
     }
-}
-
-/// What was done, as one line of JSON.
-fn counts(metrics: &Metrics, took: Duration) -> String {
-    let sum = |metric: &metrics::Metric| metrics.sum(metric.name, &[]);
-    let counts = serde_json::json!({
-        "records": sum(&metrics::RECORDS),
-        "bad_records": sum(&metrics::BAD_RECORDS),
-        "stale_records": sum(&metrics::STALE_RECORDS),
-        "placeholders": sum(&metrics::PLACEHOLDERS),
-        "completed_rows": sum(&metrics::COMPLETED_ROWS),
-        "seconds": took.as_secs_f64(),
-    });
-    if sum(&metrics::RECORDS) == 0 {
-        error!("no record was read");
-    }
-    format!("{counts}\n")
 }

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::model::Clock;
 use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
 use crate::runtime::feed::ViewFeed;
+use crate::runtime::observe::Observer;
 use crate::runtime::peers::{Me, PeerThread, Peers, refuse_rival};
 use crate::runtime::rows::TaskRows;
 use crate::runtime::settings::Settings;
@@ -41,6 +42,8 @@ pub struct WorkerParts<'a> {
     pub storage: MakeStorage<'a>,
     pub clock: Arc<dyn Clock>,
     pub metrics: Arc<Metrics>,
+    /// Who wants to know of commits beside views and change feeds.
+    pub observers: Vec<Arc<dyn Observer>>,
     pub threads: usize,
     /// `None`: no views.
     pub redis_url: Option<String>,
@@ -105,7 +108,7 @@ impl RunningWorker {
             storage: parts.storage,
             clock: parts.clock.clone(),
             metrics: parts.metrics.clone(),
-            observers: Vec::new(),
+            observers: parts.observers.clone(),
         })?;
         let me = Me {
             app: app.plan.topology.app.clone(),
@@ -119,7 +122,7 @@ impl RunningWorker {
         let rows = Arc::new(TaskRows::new(&app, Arc::new(crew.handle()), false));
         let views = start_views(&app, &parts, runtime, rows.clone())?;
         if let Some(views) = &views {
-            app.observers.push(Arc::new(ViewFeed::new(views.clone(), app.topic_ids.clone())));
+            app.observers.push(Arc::new(ViewFeed::new(views.clone(), &app)));
         }
         let peers = Arc::new(Peers::default());
         let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));

@@ -11,6 +11,8 @@ use crate::model::{Headers, MapKey, Object, Record, Shape, Time, Timestamp, Type
 pub const EVENT_HEADERS: usize = 3;
 /// Slot of `headers` in [`crate::operators::fold::ROW_SCOPE`].
 pub const ROW_HEADERS: usize = 4;
+/// Slot of `window` in [`crate::operators::fold::ROW_SCOPE`].
+pub const ROW_WINDOW: usize = 5;
 
 static NULL: Value = Value::Null;
 

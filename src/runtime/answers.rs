@@ -373,12 +373,17 @@ impl Observer for ChangeFeed {
         }
     }
 
+    fn wants_changes(&self, table: TableId) -> bool {
+        self.feeds.get(&table).is_some_and(|feed| feed.watch_count() > 0)
+    }
+
     fn committed(&self, committed: &Committed) {
         for table in &committed.tables {
             let Some(feed) = self.feeds.get(&table.table) else { continue };
-            // Rendering costs more than the fold: nobody pays for it who does not listen.
-            if feed.watch_count() == 0 {
-                if !table.changes.is_empty() {
+            // Rendering costs more than the fold: nobody pays for it who does not listen. Somebody who has begun to listen
+            // in this very commit is told to read the table, too: its rows were not kept.
+            if feed.watch_count() == 0 || table.changes.len() < table.changed {
+                if table.changed > 0 {
                     feed.restart();
                 }
                 continue;

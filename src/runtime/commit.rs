@@ -106,7 +106,6 @@ fn close_input(thread: &StreamThread) -> Closed {
 fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
     let StreamThread { tasks, producer, writers, app, dead_letter_topic, .. } = thread;
     let tell_outputs = app.observers.iter().any(|observer| observer.wants_outputs());
-    let tell_tables = !app.observers.is_empty();
     let topology = &app.plan.topology;
     let mut told = Vec::new();
     for task in tasks.values_mut() {
@@ -127,12 +126,13 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
             table.save_progress(&mut task.state).map_err(|error| Fault::of_state(task.id, &error))?;
             let id = table.id();
             let first_source = table.spec().inputs[0].source;
-            let mut changes = Vec::new();
+            let tell_changes = app.observers.iter().any(|observer| observer.wants_changes(id));
+            let (mut changed, mut changes) = (0, Vec::new());
             let mut failed: Option<LogError> = None;
             let emitted = table.emit(&task.state, &mut |change| {
                 for writer in writers.iter_mut().filter(|writer| writer.from() == OutputFrom::Table(id)) {
                     let tell = tell_outputs.then_some(&mut committed.outputs);
-                    match writer.write(&change, producer.as_mut(), tell) {
+                    match writer.write(change, producer.as_mut(), tell) {
                         Ok(()) => {}
                         Err(WriteError::Row(failure)) => letters.push(DeadLetter {
                             source: change.origin.map_or(first_source, |origin| origin.source),
@@ -148,15 +148,16 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                         Err(WriteError::Log(error)) => failed = Some(error),
                     }
                 }
-                if tell_tables {
-                    changes.push(change);
+                changed += 1;
+                if tell_changes {
+                    changes.push(change.clone());
                 }
             });
             emitted.map_err(|error| Fault::of_state(task.id, &error))?;
             if let Some(error) = failed {
                 return Err(Fault::of_transaction(&error));
             }
-            committed.tables.push(CommittedTable { table: id, partition, prev: Offset(0), next: Offset(0), changes });
+            committed.tables.push(CommittedTable { table: id, partition, prev: Offset(0), next: Offset(0), changed, changes });
         }
         for letter in &letters {
             let source = &topology.sources[letter.source.0];

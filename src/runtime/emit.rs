@@ -14,7 +14,7 @@ use crate::log::{LogError, Outgoing, Producer, TopicHandle};
 use crate::model::{Field, Headers, MapKey, Name, OutputId, Shape, Time, Value};
 use crate::operators::fold::ROW_SCOPE;
 use crate::operators::output::{OnOutputDelete, OutputFrom, OutputSpec, OutputValue};
-use crate::operators::scope::{ROW_HEADERS, headers_value, time_value, window_shape, window_value};
+use crate::operators::scope::{ROW_HEADERS, ROW_WINDOW, headers_value, time_value, window_shape, window_value};
 use crate::operators::{DeadLetter, Failure, StaleRecord, TableChange};
 use crate::runtime::observe::CommittedOutput;
 
@@ -25,6 +25,8 @@ pub struct OutputWriter {
     topic: TopicHandle,
     partitions: i32,
     needs_headers: bool,
+    /// Shape of `window`, where some expression looks at it.
+    window: Option<Arc<Shape>>,
     /// Names of the fields of `set`.
     shape: Arc<Shape>,
     key: Vec<u8>,
@@ -33,7 +35,7 @@ pub struct OutputWriter {
 
 impl OutputWriter {
     pub fn new(id: OutputId, spec: OutputSpec, topic: TopicHandle, partitions: i32) -> OutputWriter {
-        debug_assert_eq!(ROW_SCOPE[ROW_HEADERS], "headers");
+        debug_assert_eq!((ROW_SCOPE[ROW_HEADERS], ROW_SCOPE[ROW_WINDOW]), ("headers", "window"));
         let mut programs: Vec<&Program> = spec.when.iter().chain(&spec.key).collect();
         programs.extend(spec.headers.iter().map(|(_, program)| program));
         match &spec.set {
@@ -42,10 +44,11 @@ impl OutputWriter {
             None => {}
         }
         let needs_headers = programs.iter().any(|program| program.uses(ROW_HEADERS));
+        let window = programs.iter().any(|program| program.uses(ROW_WINDOW)).then(window_shape);
         let fields: &[(SmolStr, Program)] = if let Some(OutputValue::Fields(fields)) = &spec.set { fields } else { &[] };
         let fields = fields.iter().map(|(name, program)| Field { name: name.clone(), ty: program.ty().clone() }).collect();
         let shape = Arc::new(Shape { fields });
-        OutputWriter { id, spec, topic, partitions, needs_headers, shape, key: Vec::new(), value: Vec::new() }
+        OutputWriter { id, spec, topic, partitions, needs_headers, window, shape, key: Vec::new(), value: Vec::new() }
     }
 
     pub fn from(&self) -> OutputFrom {
@@ -65,7 +68,7 @@ impl OutputWriter {
         let null = Value::Null;
         let time = time_value(change.time);
         let headers = if self.needs_headers { headers_value(&change.headers) } else { Value::Null };
-        let window = window_value(&window_shape(), change.window);
+        let window = self.window.as_ref().map_or(Value::Null, |shape| window_value(shape, change.window));
         let (old, new) = (change.old.as_ref().unwrap_or(&null), change.new.as_ref().unwrap_or(&null));
         let now = [new, old, &change.key, &time, &headers, &window];
         let before = [old, &null, &change.key, &time, &headers, &window];
@@ -179,19 +182,12 @@ impl OutputWriter {
             self.spec.key_codec.encode(&key, &mut self.key).map_err(bad_key)?;
             return Ok((key, None));
         }
-        let mut plain = Vec::new();
-        self.spec.key_codec.encode(&change.key, &mut plain).map_err(bad_key)?;
-        match change.window {
-            None => {
-                self.key = plain;
-                Ok((change.key.clone(), None))
-            }
-            Some((start, end)) => {
-                // All windows of a key stay in the key's partition.
-                json::write_value(&windowed_key(&change.key, start, end), &mut self.key);
-                Ok((change.key.clone(), Some(plain)))
-            }
-        }
+        self.spec.key_codec.encode(&change.key, &mut self.key).map_err(bad_key)?;
+        let Some((start, end)) = change.window else { return Ok((change.key.clone(), None)) };
+        // All windows of a key stay in the key's partition.
+        let plain = std::mem::take(&mut self.key);
+        json::write_value(&windowed_key(&change.key, start, end), &mut self.key);
+        Ok((change.key.clone(), Some(plain)))
     }
 
     fn headers_of(&self, carried: &Headers, slots: &[&Value]) -> Result<Headers, Failure> {

@@ -1,24 +1,28 @@
 //! Hands committed changes to the views.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::{Name, Offset, TableId, TaskId};
 use crate::operators::TableChange;
-use crate::runtime::observe::{Committed, Observer};
+use crate::runtime::observe::{Committed, CommittedTable, Observer};
+use crate::runtime::start::App;
 use crate::views::{CommittedBatch, RowChange, ViewPublisher};
 
 /// Between the commit and a [`ViewPublisher`].
 pub struct ViewFeed {
     views: Arc<dyn ViewPublisher>,
+    /// Tables that have a view.
+    viewed: BTreeSet<TableId>,
     /// UUIDs of topics (KIP-516): a changelog that was made anew is another log.
     topic_ids: BTreeMap<Name, String>,
     changelogs: Mutex<BTreeMap<TableId, Name>>,
 }
 
 impl ViewFeed {
-    pub fn new(views: Arc<dyn ViewPublisher>, topic_ids: BTreeMap<Name, String>) -> ViewFeed {
-        ViewFeed { views, topic_ids, changelogs: Mutex::default() }
+    pub fn new(views: Arc<dyn ViewPublisher>, app: &App) -> ViewFeed {
+        let viewed = app.plan.topology.views.iter().map(|view| view.table).collect();
+        ViewFeed { views, viewed, topic_ids: app.topic_ids.clone(), changelogs: Mutex::default() }
     }
 
     fn topic_id(&self, changelog: &Name) -> &str {
@@ -41,8 +45,13 @@ impl Observer for ViewFeed {
         }
     }
 
+    fn wants_changes(&self, table: TableId) -> bool {
+        self.viewed.contains(&table)
+    }
+
     fn committed(&self, committed: &Committed) {
-        for table in committed.tables.iter().filter(|table| table.prev != table.next) {
+        let moved = |table: &&CommittedTable| table.prev != table.next && self.viewed.contains(&table.table);
+        for table in committed.tables.iter().filter(moved) {
             let known = self.changelogs.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(changelog) = known.get(&table.table) else { continue };
             self.views.publish(CommittedBatch {

@@ -27,6 +27,9 @@ pub struct CommittedTable {
     pub prev: Offset,
     /// The changelog offset that this commit ends with.
     pub next: Offset,
+    /// How many rows changed.
+    pub changed: usize,
+    /// The changed rows; none where no observer wants them ([`Observer::wants_changes`]).
     pub changes: Vec<TableChange>,
 }
 
@@ -51,6 +54,9 @@ pub trait Observer: Send + Sync {
     fn closed(&self, task: TaskId, tables: &[TableId]);
     /// Committed; called once per task and commit, in the order of commits.
     fn committed(&self, committed: &Committed);
+    /// Whether the changed rows of a table are wanted. Asked at each commit: holding on to every row for nobody costs as
+    /// much as writing it.
+    fn wants_changes(&self, table: TableId) -> bool;
     /// Whether outputs and dead letters are wanted with their values (replay, tests). Views need tables only.
     fn wants_outputs(&self) -> bool {
         false

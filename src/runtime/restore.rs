@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::log::{Consumer, Input, Message};
+use crate::metrics::{self, Counter};
 use crate::model::{Name, Offset, StoreId, TaskId};
 use crate::operators::fold::table::Table;
 use crate::runtime::fault::{Fault, Reaction};
@@ -27,6 +28,7 @@ pub struct Restore {
     /// Offsets between start and end when it began; an upper bound of the records.
     pub total: u64,
     batch: Vec<Message>,
+    counter: Counter,
 }
 
 struct StoreRestore {
@@ -77,7 +79,7 @@ impl Restore {
             reader.add_inputs(&inputs).map_err(|error| Fault::of_log(&error))?;
             info!(task = %id, records_max = total, "restoring from the changelog");
         }
-        Ok(Restore { reader, stores, restored: 0, total, batch: Vec::new() })
+        Ok(Restore { reader, stores, restored: 0, total, batch: Vec::new(), counter: app.metrics.counter(&metrics::RESTORED_RECORDS, &[]) })
     }
 
     /// Reads and puts one piece. Returns whether the end is reached.
@@ -90,6 +92,7 @@ impl Restore {
         for event in events {
             warn!(task = %id, ?event, "while restoring");
         }
+        let restored_before = self.restored;
         for message in self.batch.drain(..) {
             let Some(store) = self.stores.iter_mut().find(|store| store.store.0 as u32 == message.slot()) else { continue };
             if message.offset() >= store.end.0 {
@@ -110,6 +113,7 @@ impl Restore {
             store.next = Offset(message.offset() + 1);
             self.restored += 1;
         }
+        self.counter.inc_by(self.restored - restored_before);
         for store in &mut self.stores {
             if !store.done {
                 // Markers take offsets too: the end may lie behind the last record (FACTS: "position moves over markers").

@@ -74,6 +74,9 @@ impl Observer for Tap {
     fn committed(&self, committed: &Committed) {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).push(committed.clone());
     }
+    fn wants_changes(&self, _table: TableId) -> bool {
+        true
+    }
     fn wants_outputs(&self) -> bool {
         true
     }
@@ -300,7 +303,7 @@ impl Driver {
         let name = app.settings.worker.clone();
         let specs = topology.views.clone();
         let views = Arc::new(MemoryViews::new(topology.app.clone(), &name, specs, self.redis.clone(), rows, clock, &self.metrics));
-        app.observers.push(Arc::new(ViewFeed::new(views.clone(), app.topic_ids.clone())));
+        app.observers.push(Arc::new(ViewFeed::new(views.clone(), &app)));
         let thread = StreamThread::start(Arc::new(app), 0).map_err(|fault| DriverError(fault.what))?;
         worker.alive = Some(Alive { thread, views, questions });
         Ok(())

@@ -5,6 +5,7 @@
 //! asked again whenever a delete arrives, never remembered from its arrival. What is shown is computed from that alone.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use crate::model::{Object, Time, Value};
 use crate::operators::Failure;
@@ -52,6 +53,20 @@ impl Merge {
     /// A row about which nothing was said.
     pub fn empty_row(&self) -> RowState {
         RowState { sources: vec![SourceState::default(); self.spec.inputs.len()], changed_at: Time::MIN, expiry_at: None }
+    }
+
+    /// Makes a row one about which nothing was said; its allocations are kept.
+    pub fn clear(&self, row: &mut RowState) {
+        row.sources.resize_with(self.spec.inputs.len(), SourceState::default);
+        for source in &mut row.sources {
+            source.version = None;
+            source.deleted = None;
+            source.fields.clear();
+            source.raw = None;
+            source.wait_until = None;
+        }
+        row.changed_at = Time::MIN;
+        row.expiry_at = None;
     }
 
     /// Whether a record of `input` at this time and offset is up to a delete of the row or of its own source.
@@ -189,42 +204,45 @@ impl Merge {
 
     /// The row as everybody sees it; `None` if it is absent.
     pub fn show(&self, row: &RowState) -> Option<Object> {
+        let mut shown = None;
+        if self.show_into(row, &mut shown) { shown } else { None }
+    }
+
+    /// Shows a row over one that was shown before, whose allocation is used again unless somebody holds it. Returns false, and
+    /// leaves what was there, if the row is absent.
+    pub fn show_into(&self, row: &RowState, shown: &mut Option<Object>) -> bool {
         let complete = self.owner_alive(row);
-        let shown: Vec<bool> = (0..row.sources.len()).map(|input| complete || self.shows_without_owner(input)).collect();
-        if !complete && !(0..row.sources.len()).any(|input| shown[input] && self.is_alive(row, input)) {
-            return None;
+        let shows = |input: usize| complete || self.shows_without_owner(input);
+        if !complete && !(0..row.sources.len()).any(|input| shows(input) && self.is_alive(row, input)) {
+            return false;
         }
-        let mut slots = Vec::with_capacity(self.spec.shape.fields.len());
-        for writers in &self.writers {
-            let value = match writers.as_slice() {
-                [(input, rule)] => {
-                    let accumulator = if shown[*input] { row.sources[*input].fields.get(*rule) } else { None };
-                    let rule = &self.spec.inputs[*input].rules[*rule].rule;
-                    match accumulator {
-                        Some(
-                            Accumulator::Last(value) | Accumulator::First(_, value) | Accumulator::Sum(value) | Accumulator::Extreme(value),
-                        ) => value.clone(),
-                        Some(accumulator) => show(&[(rule, accumulator)]),
-                        None => show(&[(rule, &Accumulator::Empty)]),
-                    }
-                }
-                several => {
-                    let parts: Vec<_> = several
-                        .iter()
-                        .map(|(input, rule)| {
-                            let accumulator = if shown[*input] { row.sources[*input].fields.get(*rule) } else { None };
-                            (&self.spec.inputs[*input].rules[*rule].rule, accumulator.unwrap_or(&Accumulator::Empty))
-                        })
-                        .collect();
-                    show(&parts)
-                }
+        if shown.as_mut().is_none_or(|shown| Arc::get_mut(&mut shown.slots).is_none()) {
+            let fields = self.spec.shape.fields.iter();
+            *shown = Some(Object { shape: self.spec.shape.clone(), slots: fields.map(|_| Value::Null).collect() });
+        }
+        let Some(slots) = shown.as_mut().and_then(|shown| Arc::get_mut(&mut shown.slots)) else { return false };
+        for (writers, slot) in self.writers.iter().zip(slots.iter_mut()) {
+            let part = |(input, rule): &(usize, usize)| {
+                let accumulator = if shows(*input) { row.sources[*input].fields.get(*rule) } else { None };
+                (&self.spec.inputs[*input].rules[*rule].rule, accumulator.unwrap_or(&Accumulator::Empty))
             };
-            slots.push(value);
+            *slot = match writers.as_slice() {
+                [writer] => match part(writer) {
+                    (
+                        _,
+                        Accumulator::Last(value) | Accumulator::First(_, value) | Accumulator::Sum(value) | Accumulator::Extreme(value),
+                    ) => value.clone(),
+                    alone => show(&[alone]),
+                },
+                several => show(&several.iter().map(part).collect::<Vec<_>>()),
+            };
         }
-        if self.spec.has_complete {
-            slots.push(Value::Bool(complete));
+        if self.spec.has_complete
+            && let Some(last) = slots.last_mut()
+        {
+            *last = Value::Bool(complete);
         }
-        Some(Object { shape: self.spec.shape.clone(), slots: slots.into() })
+        true
     }
 
     /// Whether nothing would be lost by forgetting the row altogether (except graves that have served their time).

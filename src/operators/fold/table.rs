@@ -55,6 +55,31 @@ pub struct Table {
     singly: Vec<TableChange>,
     counters: Counters,
     scratch: Vec<u8>,
+    /// The row that was worked on last: its allocations serve the next one.
+    row: RowState,
+    /// Before and after, while changes leave.
+    old: Side,
+    new: Side,
+}
+
+/// A row on its way out, in allocations that are used again.
+#[derive(Default)]
+struct Side {
+    row: RowState,
+    shown: Option<Object>,
+}
+
+impl Side {
+    fn slots(&self) -> Option<&[Value]> {
+        self.shown.as_ref().map(|shown| &*shown.slots)
+    }
+
+    /// Reads a stored row. Returns whether it shows anything.
+    fn read(&mut self, bytes: Option<&[u8]>, merge: &Merge, codec: &RowCodec) -> Result<bool, StateError> {
+        let Some(bytes) = bytes else { return Ok(false) };
+        codec.decode_row_into(bytes, &mut self.row)?;
+        Ok(merge.show_into(&self.row, &mut self.shown))
+    }
 }
 
 #[derive(Clone)]
@@ -113,6 +138,7 @@ impl Table {
         let counters = Counters::new(&spec, metrics);
         let codec = RowCodec::new(spec.schema_id());
         let needs_headers = spec.programs().any(|program| program.uses(EVENT_HEADERS));
+        let merge = Merge::new(spec, topics);
         Table {
             id,
             stores,
@@ -129,7 +155,10 @@ impl Table {
             singly: Vec::new(),
             counters,
             scratch: Vec::new(),
-            merge: Merge::new(spec, topics),
+            row: RowState::default(),
+            old: Side::default(),
+            new: Side::default(),
+            merge,
         }
     }
 
@@ -347,11 +376,14 @@ impl Table {
 
     // Rows ---------------------------------------------------------------------------------------------------------
 
-    fn load(&self, key: &[u8], state: &mut TaskState) -> Result<RowState, StateError> {
+    /// The row of a key, in the allocations of the one before: give it back as `self.row`.
+    fn load(&mut self, key: &[u8], state: &mut TaskState) -> Result<RowState, StateError> {
+        let mut row = std::mem::take(&mut self.row);
         match state.get(self.stores.rows, key)? {
-            Some(bytes) => self.codec.decode_row(bytes),
-            None => Ok(self.merge.empty_row()),
+            Some(bytes) => self.codec.decode_row_into(bytes, &mut row)?,
+            None => self.merge.clear(&mut row),
         }
+        Ok(row)
     }
 
     fn status(&self, row: &RowState) -> Status {
@@ -386,7 +418,9 @@ impl Table {
             row.expiry_at = Some(at);
             self.set_timer(TimerClock::Stream, at, key, context.state)?;
         }
-        self.write(key, &row, cause, context.state)
+        self.write(key, &row, cause, context.state)?;
+        self.row = row;
+        Ok(())
     }
 
     fn write(&mut self, key: &Key, row: &RowState, cause: Cause, state: &mut TaskState) -> Result<(), Failure> {
@@ -398,16 +432,16 @@ impl Table {
             self.codec.encode_row(row, &mut self.scratch);
             state.put(self.stores.rows, key, &self.scratch)?
         };
-        self.remember(ordinal, cause.clone());
         if let Some(old) = old {
             let new = self.merge.show(row).map(Value::Object);
             let change = self.change(key, old.map(Value::Object), new, row.changed_at, &cause);
             self.singly.extend(change);
         }
+        self.remember(ordinal, cause);
         Ok(())
     }
 
-    fn shown(&self, key: &[u8], state: &mut TaskState) -> Result<Option<Object>, StateError> {
+    fn shown(&mut self, key: &[u8], state: &mut TaskState) -> Result<Option<Object>, StateError> {
         let row = self.load(key, state)?;
         Ok(self.merge.show(&row))
     }
@@ -482,6 +516,7 @@ impl Table {
             self.singly.extend(change);
         }
         self.write(&key, &row, cause, context.state)?;
+        self.row = row;
         Ok(true)
     }
 
@@ -851,9 +886,9 @@ impl Table {
     }
 
     /// Hands over what leaves the table in this commit, once per key, in the order in which keys were first changed.
-    pub fn emit(&mut self, state: &TaskState, take: &mut dyn FnMut(TableChange)) -> Result<(), StateError> {
+    pub fn emit(&mut self, state: &TaskState, take: &mut dyn FnMut(&TableChange)) -> Result<(), StateError> {
         for change in self.singly.drain(..) {
-            take(change);
+            take(&change);
         }
         if self.merge.spec().emit != Emit::Changes {
             return Ok(());
@@ -862,22 +897,24 @@ impl Table {
             if !is_row_key(change.key) {
                 continue;
             }
-            let shown = |bytes: Option<&[u8]>| -> Result<Option<(RowState, Option<Object>)>, StateError> {
-                let Some(bytes) = bytes else { return Ok(None) };
-                let row = self.codec.decode_row(bytes)?;
-                let shown = self.merge.show(&row);
-                Ok(Some((row, shown)))
-            };
-            let (old, new) = (shown(change.old)?, shown(change.new)?);
-            let time = new.as_ref().or(old.as_ref()).map_or(self.progress.stream_time, |(row, _)| row.changed_at);
-            let (old, new) = (old.and_then(|(_, row)| row), new.and_then(|(_, row)| row));
-            if same(&old, &new) {
+            let was = self.old.read(change.old, &self.merge, &self.codec)?;
+            let is = self.new.read(change.new, &self.merge, &self.codec)?;
+            let is_same = was == is && (!is || self.old.slots() == self.new.slots());
+            if is_same {
                 self.counters.unchanged.inc();
                 continue;
             }
-            let cause = &self.causes[change.ordinal as usize];
-            if let Some(change) = self.change(change.key, old.map(Value::Object), new.map(Value::Object), time, cause) {
-                take(change);
+            let time = if change.new.is_some() { self.new.row.changed_at } else { self.old.row.changed_at };
+            // Lent out and taken back: the next row is shown in the same allocation.
+            let old = if was { self.old.shown.take().map(Value::Object) } else { None };
+            let new = if is { self.new.shown.take().map(Value::Object) } else { None };
+            let leaving = self.changed(change.key, old, new, time, &self.causes[change.ordinal as usize]);
+            take(&leaving);
+            if let Some(Value::Object(shown)) = leaving.old {
+                self.old.shown = Some(shown);
+            }
+            if let Some(Value::Object(shown)) = leaving.new {
+                self.new.shown = Some(shown);
             }
         }
         Ok(())
@@ -897,11 +934,12 @@ impl Table {
     }
 
     fn change(&self, key: &Key, old: Option<Value>, new: Option<Value>, time: Time, cause: &Cause) -> Option<TableChange> {
-        if old.is_none() && new.is_none() {
-            return None;
-        }
+        (old.is_some() || new.is_some()).then(|| self.changed(key, old, new, time, cause))
+    }
+
+    fn changed(&self, key: &Key, old: Option<Value>, new: Option<Value>, time: Time, cause: &Cause) -> TableChange {
         let (key_value, window) = self.name_of(key);
-        Some(TableChange {
+        TableChange {
             table: self.id,
             key: key_value,
             record_key: self.record_key(key),
@@ -911,7 +949,7 @@ impl Table {
             time,
             headers: cause.headers.clone(),
             origin: cause.origin,
-        })
+        }
     }
 
     /// A store key as the user knows it: the key, and in a windowed table the window.
@@ -938,14 +976,6 @@ impl Table {
 }
 
 const START: Progress = Progress { stream_time: Time::MIN, closed_through: Time::MIN };
-
-fn same(old: &Option<Object>, new: &Option<Object>) -> bool {
-    match (old, new) {
-        (None, None) => true,
-        (Some(old), Some(new)) => old.slots == new.slots,
-        _ => false,
-    }
-}
 
 fn is_row_key(key: &[u8]) -> bool {
     key.first() == Some(&layout::ROW_TAG)
