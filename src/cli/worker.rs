@@ -162,7 +162,7 @@ impl RunningWorker {
                 number,
                 Box::new(move |thread| {
                     let tasks = thread.tasks().count();
-                    let drained = thread.is_settled() && thread.lag().is_ok_and(|lag| lag == 0);
+                    let drained = thread.is_drained().unwrap_or(false);
                     let _ = sender.send((tasks, drained));
                 }),
             );

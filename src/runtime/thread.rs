@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use crate::log::{Consumer, Event, GroupSettings, Message, Producer, ProducerSettings, TopicHandle};
-use crate::model::{Name, Offset, TaskId, Time};
+use crate::model::{Name, TaskId, Time};
 use crate::runtime::assignment::{self, Opening};
 use crate::runtime::commit::{Deadline, Outcome, commit};
 use crate::runtime::emit::OutputWriter;
@@ -23,6 +23,8 @@ use crate::topology::names;
 /// How long a transaction client may take to begin its life: it ends what an earlier one left open.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a turn waits that may take no records; short, so that the group is served.
+const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// A stream thread. `turn` is called by its OS thread, or by a driver that runs several in steps.
 pub struct StreamThread {
@@ -41,6 +43,8 @@ pub struct StreamThread {
     /// Counts the consumers this thread has had: an event of an earlier one is not answered to a later one.
     membership: u64,
     number: usize,
+    /// The last turn found nothing to do.
+    is_idle: bool,
     batch: Vec<Message>,
     committed_at: Time,
 }
@@ -76,6 +80,7 @@ impl StreamThread {
             in_transaction: false,
             membership: 0,
             number,
+            is_idle: false,
             batch: Vec::new(),
             committed_at,
         };
@@ -102,9 +107,14 @@ impl StreamThread {
         let restoring = assignment::open_tasks(self)? | assignment::restore_tasks(self)?;
         turn.is_busy |= restoring;
         let has_queued = self.tasks.values().any(Task::has_queued);
+        let is_held = self.app.observers.iter().any(|observer| observer.holds_input());
         let wait = if turn.is_busy || has_queued { Duration::ZERO } else { self.until_commit(wait) };
         let mut batch = std::mem::take(&mut self.batch);
-        let limit = if has_queued { 0 } else { self.app.settings.poll_records_max };
+        let limit = if has_queued || is_held { 0 } else { self.app.settings.poll_records_max };
+        if is_held && !has_queued {
+            // A poll for nothing does not wait.
+            std::thread::park_timeout(wait.min(HELD_PAUSE));
+        }
         let polled = self.consumer.poll(limit, wait, &mut batch);
         turn.messages = batch.len();
         let now = self.app.clock.now();
@@ -117,6 +127,7 @@ impl StreamThread {
             }
         }
         self.batch = batch;
+        self.is_idle = turn.messages == 0 && !turn.is_busy && !has_queued && !is_held;
         let membership = self.membership;
         for event in polled.map_err(|error| Fault::of_log(&error))? {
             if self.membership == membership {
@@ -421,19 +432,25 @@ impl StreamThread {
         self.opening.is_empty() && self.tasks.values().all(|task| !matches!(task.phase, Phase::Restoring(_)))
     }
 
-    /// Records between what is processed and the end of the inputs; asks the broker.
-    pub fn lag(&mut self) -> Result<i64, Fault> {
-        let mut lag = 0;
-        let inputs: Vec<(Name, i32, Offset)> = self
-            .tasks
-            .values()
-            .flat_map(|task| task.inputs.iter().map(|input| (input.topic.clone(), task.id.partition, input.next)))
-            .collect();
-        for (topic, partition, next) in inputs {
-            let (_, end) = self.consumer.bounds(&topic, partition, CLOSE_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
-            lag += (end.0 - next.0).max(0);
+    /// Whether all inputs are read to the ends that they have now. Asks the broker, but only a thread that found nothing in its
+    /// last turn: it costs a few milliseconds.
+    pub fn is_drained(&mut self) -> Result<bool, Fault> {
+        if !self.is_idle || !self.is_settled() || self.has_changes() {
+            return Ok(false);
         }
-        Ok(lag)
+        for task in self.tasks.values().filter(|task| task.is_running()) {
+            for input in &task.inputs {
+                let Some(slot) = input.slot else { continue };
+                let log = |error| Fault::of_log(&error);
+                let (_, end) = self.consumer.bounds(&input.topic, task.id.partition, CLOSE_TIMEOUT).map_err(log)?;
+                // The end may lie behind markers, which only the position has passed.
+                let position = self.consumer.position(slot).map_err(log)?;
+                if position.unwrap_or(input.next).max(input.next) < end {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 }
 
