@@ -124,7 +124,9 @@ fn configure(matches: &ArgMatches, io: &mut Io<'_>) -> Result<(WorkerConfig, Str
 }
 
 fn start_logging(config: &WorkerConfig, is_colored: bool) {
-    let filter = tracing_subscriber::EnvFilter::new(config.log.level);
+    // What the client says comes through our own contexts. The wrapper's own lines are about itself: it closes a consumer that
+    // is closed already when it is dropped, and calls that an error.
+    let filter = tracing_subscriber::EnvFilter::new(format!("{},rdkafka=off", config.log.level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_colored).with_target(false);
     // A logger that is set already (tests) stays.
     let _ = match config.log.format {

@@ -23,6 +23,9 @@ use crate::topology::names;
 /// How long a transaction client may take to begin its life: it ends what an earlier one left open.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the producer collects a batch. Everything is written in the commit, which ends the wait, so this is only about how soon
+/// the first batches leave while later ones are being written: with 10 ms none did, and the brokers' work came on top.
+const LINGER: Duration = Duration::from_millis(1);
 /// How long a turn waits that may take no records; short, so that the group is served.
 const HELD_PAUSE: Duration = Duration::from_millis(10);
 
@@ -123,7 +126,7 @@ impl StreamThread {
             if let Some((id, input)) = owner
                 && let Some(task) = self.tasks.get_mut(&id)
             {
-                task.take(input, message, now);
+                task.take(input, message);
             }
         }
         self.batch = batch;
@@ -471,7 +474,7 @@ fn make_producer(app: &App, number: usize) -> Result<Box<dyn Producer>, Fault> {
     let producer = ProducerSettings {
         transactional_id: exactly_once.then(|| names::transactional_id(&app.plan.topology.app, &settings.worker, number)),
         transaction_timeout: settings.transaction_timeout,
-        linger: Duration::from_millis(10),
+        linger: LINGER,
     };
     let mut producer = app.log.producer(&producer).map_err(|error| Fault::of_log(&error))?;
     if exactly_once {
