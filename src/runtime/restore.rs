@@ -18,6 +18,8 @@ use crate::topology::plan::StoreKind;
 
 /// Records put into a store in one turn, so that the group consumer is polled in between.
 const RECORDS_PER_TURN_MAX: usize = 20_000;
+/// Records whose rows are looked at ahead.
+const WARM_RECORDS: usize = 32;
 const BOUNDS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A restore in progress.
@@ -93,7 +95,12 @@ impl Restore {
             warn!(task = %id, ?event, "while restoring");
         }
         let restored_before = self.restored;
-        for message in self.batch.drain(..) {
+        for (at, message) in self.batch.iter().enumerate() {
+            if at % WARM_RECORDS == 0 {
+                // Look-ups wait for memory together, as in `runtime/buffer.rs`.
+                let upcoming = self.batch[at..].iter().take(WARM_RECORDS).filter_map(|message| Some((message.slot(), message.key()?)));
+                std::hint::black_box(upcoming.fold(0, |sum, (slot, key)| sum ^ state.warm(StoreId(slot as usize), key)));
+            }
             let Some(store) = self.stores.iter_mut().find(|store| store.store.0 as u32 == message.slot()) else { continue };
             if message.offset() >= store.end.0 {
                 continue;
