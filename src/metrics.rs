@@ -70,6 +70,18 @@ pub const BAD_RECORDS: Metric = counter(
     "Bad records, by what was done with them: `dead_letter` or `skip`.",
     "Read the dead letters: their headers say what is wrong.",
 );
+pub const CUT_DEAD_LETTERS: Metric = counter(
+    "millstream_cut_dead_letters_total",
+    &["source"],
+    "Dead letters that hold only a part of their record, as it is larger than `max.message.bytes` of their topic.",
+    "Raise that limit, if the rest is wanted; the whole record is at the position that the letter names.",
+);
+pub const UNWRITABLE_ROWS: Metric = counter(
+    "millstream_unwritable_rows_total",
+    &["output"],
+    "Changes that an output did not write: an expression failed, or its topic takes no record so large. Each is a dead letter.",
+    "Read the dead letters; raise `max.message.bytes` of the output's topic, or write less.",
+);
 pub const FILTERED_RECORDS: Metric = counter(
     "millstream_filtered_records_total",
     &["table", "source"],
@@ -209,6 +221,8 @@ pub const METRICS: &[&Metric] = &[
     &STALE_RECORDS,
     &SOURCE_FILTERED_RECORDS,
     &BAD_RECORDS,
+    &CUT_DEAD_LETTERS,
+    &UNWRITABLE_ROWS,
     &FILTERED_RECORDS,
     &DUPLICATE_RECORDS,
     &LATE_RECORDS,

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::log::{Consumer, Input, Message};
+use crate::log::{Consumer, Event, Input, LogErrorKind, Message};
 use crate::metrics::{self, Counter};
 use crate::model::{Name, Offset, StoreId, TaskId};
 use crate::operators::fold::table::Table;
@@ -29,6 +29,8 @@ pub struct Restore {
     pub restored: u64,
     /// Offsets between start and end when it began; an upper bound of the records.
     pub total: u64,
+    /// It was said that it goes on: when the first piece is read, as a task may be opened several times before.
+    is_told: bool,
     batch: Vec<Message>,
     counter: Counter,
 }
@@ -79,9 +81,16 @@ impl Restore {
         }
         if !inputs.is_empty() {
             reader.add_inputs(&inputs).map_err(|error| Fault::of_log(&error))?;
-            info!(task = %id, records_max = total, "restoring from the changelog");
         }
-        Ok(Restore { reader, stores, restored: 0, total, batch: Vec::new(), counter: app.metrics.counter(&metrics::RESTORED_RECORDS, &[]) })
+        Ok(Restore {
+            reader,
+            stores,
+            restored: 0,
+            total,
+            is_told: false,
+            batch: Vec::new(),
+            counter: app.metrics.counter(&metrics::RESTORED_RECORDS, &[]),
+        })
     }
 
     /// Reads and puts one piece. Returns whether the end is reached.
@@ -89,10 +98,23 @@ impl Restore {
         if self.stores.iter().all(|store| store.done) {
             return Ok(true);
         }
+        if !std::mem::replace(&mut self.is_told, true) {
+            info!(task = %id, records_max = self.total, "restoring from the changelog");
+        }
         self.batch.clear();
         let events = self.reader.poll(RECORDS_PER_TURN_MAX, wait, &mut self.batch).map_err(|error| Fault::of_log(&error))?;
         for event in events {
-            warn!(task = %id, ?event, "while restoring");
+            match event {
+                // The thread's own consumer tells it.
+                Event::Problem(problem) if problem.kind == LogErrorKind::Unreachable => debug!(task = %id, %problem, "while restoring"),
+                Event::Problem(problem) => warn!(task = %id, "while restoring: {problem}"),
+                // The changelog was cut while it was read: what was read before is not all that there was.
+                Event::OutOfRange { .. } => {
+                    let what = format!("task {id}: records of a changelog were deleted while it was read");
+                    return Err(Fault::new(Reaction::RebuildTask(id), what));
+                }
+                Event::Assigned(_) | Event::Revoked(_) | Event::Lost(_) => {}
+            }
         }
         let restored_before = self.restored;
         for (at, message) in self.batch.iter().enumerate() {

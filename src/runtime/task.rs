@@ -104,19 +104,62 @@ pub struct TaskInput {
     pub next: Offset,
     /// As of the last commit.
     pub committed: Offset,
+    /// When the group was told so.
+    pub committed_at: Time,
+    /// The group has an offset for it. If not, the next commit tells it one.
+    pub is_known: bool,
+    /// Its start was taken from the task's folder, see [`InputStart::Stored`].
+    pub is_from_folder: bool,
+}
+
+/// How often the offset of an idle input is committed again. A group keeps offsets of topics that it is not subscribed to, and it
+/// is subscribed to none of our inputs, for `offsets.retention.minutes` after their last commit: a week where nobody says otherwise.
+pub const RECOMMIT_EVERY_MS: i64 = 24 * 60 * 60 * 1000;
+/// The first time after a task was opened: nobody knows when its last owner did it. Not at once, so that tasks can move in peace.
+const RECOMMIT_FIRST_MS: i64 = 60 * 1000;
+
+/// Where a task begins to read an input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InputStart {
+    /// The group has this offset.
+    Committed(Offset),
+    /// It has none. The first commit tells it one for every input, so that from then on "none" means that an offset was lost.
+    Uncommitted(Offset),
+    /// It has lost it; the task's folder knows this one.
+    Stored(Offset),
+}
+
+impl TaskInput {
+    fn starting(topic: Name, start: InputStart, now: Time) -> TaskInput {
+        let (InputStart::Committed(offset) | InputStart::Uncommitted(offset) | InputStart::Stored(offset)) = start;
+        TaskInput {
+            topic,
+            slot: None,
+            next: offset,
+            committed: offset,
+            committed_at: now.plus_ms(RECOMMIT_FIRST_MS - RECOMMIT_EVERY_MS),
+            is_known: matches!(start, InputStart::Committed(_)),
+            is_from_folder: matches!(start, InputStart::Stored(_)),
+        }
+    }
+
+    /// Whether it asks for a commit.
+    pub fn is_due(&self, now: Time) -> bool {
+        self.next != self.committed || now.0 - self.committed_at.0 >= RECOMMIT_EVERY_MS
+    }
+
+    /// Whether a commit, whoever asked for it, tells the group where it stands.
+    pub fn is_to_commit(&self, now: Time) -> bool {
+        !self.is_known || self.is_due(now)
+    }
 }
 
 impl Task {
     /// Makes a task with its state as it lies on disk; it still has to be restored.
-    pub fn open(
-        app: &App,
-        id: TaskId,
-        number_of_inputs_committed: Vec<Offset>,
-        restore: Restore,
-        mut state: TaskState,
-    ) -> Result<Task, Fault> {
+    pub fn open(app: &App, id: TaskId, starts: Vec<InputStart>, restore: Restore, mut state: TaskState) -> Result<Task, Fault> {
         let subtopology = &app.plan.subtopologies[id.subtopology as usize];
         let sources = &app.plan.topology.sources;
+        let now = app.clock.now();
         let decoders: Vec<SourceDecoder> =
             subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
         let keys: Vec<KeyCodec> = subtopology.sources.iter().map(|source| sources[source.0].key).collect();
@@ -142,12 +185,7 @@ impl Task {
                 tables.iter().enumerate().flat_map(fed).collect()
             })
             .collect();
-        let inputs = subtopology
-            .topics
-            .iter()
-            .zip(number_of_inputs_committed)
-            .map(|(topic, offset)| TaskInput { topic: topic.clone(), slot: None, next: offset, committed: offset })
-            .collect();
+        let inputs = subtopology.topics.iter().zip(starts).map(|(topic, start)| TaskInput::starting(topic.clone(), start, now)).collect();
         Ok(Task {
             id,
             phase: Phase::Restoring(restore),
@@ -170,6 +208,11 @@ impl Task {
 
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running)
+    }
+
+    /// Whether its state is complete. Until then it takes no part in a commit.
+    pub fn is_restored(&self) -> bool {
+        !matches!(self.phase, Phase::Restoring(_))
     }
 
     /// Queues a message.
@@ -259,11 +302,13 @@ impl Task {
                 Ok(())
             }
             OnError::Fail => {
+                let input = self.of_input.iter().position(|decoders| decoders.contains(&source)).unwrap_or(0);
                 let what = format!(
-                    "task {}: source `{}` has a bad record at partition {} offset {} ({reason}: {detail}) and says `on_error: fail`; \
+                    "task {}: source `{}` has a bad record at `{}` partition {} offset {} ({reason}: {detail}) and says `on_error: fail`; \
                      the task stops here and commits nothing past it: correct or remove the record, or say `on_error: dead_letter`",
                     self.id,
                     self.source_names[source],
+                    self.inputs[input].topic,
                     message.partition(),
                     message.offset()
                 );
@@ -306,8 +351,11 @@ impl Task {
     }
 
     /// Whether there is anything that a commit would make true.
-    pub fn is_dirty(&self, subtopology: &Subtopology) -> bool {
-        self.inputs.iter().any(|input| input.next != input.committed)
+    pub fn is_dirty(&self, subtopology: &Subtopology, now: Time) -> bool {
+        if !self.is_restored() {
+            return false;
+        }
+        self.inputs.iter().any(|input| input.is_due(now))
             || !self.effects.dead_letters.is_empty()
             || !self.effects.stale.is_empty()
             || (0..subtopology.stores.len()).any(|store| self.state.change_count(StoreId(store)) > 0)

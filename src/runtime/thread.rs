@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use crate::log::{Consumer, Event, GroupSettings, Message, Producer, ProducerSettings, TopicHandle};
+use crate::log::{Consumer, Event, GroupSettings, LogErrorKind, Message, Producer, ProducerSettings, TopicHandle};
 use crate::model::{Name, TaskId, Time};
 use crate::runtime::assignment::{self, Opening};
 use crate::runtime::commit::{Deadline, Outcome, commit};
 use crate::runtime::emit::OutputWriter;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::retries::Retries;
 use crate::runtime::settings::Guarantee;
 use crate::runtime::start::App;
 use crate::runtime::task::{Phase, Task};
 use crate::topology::names;
 
-/// How long a transaction client may take to begin its life: it ends what an earlier one left open.
-const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a transaction client may take to begin its life: it ends what an earlier one left open. Tried again then; longer would
+/// keep a worker from ending when it is told to while there is no broker.
+const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the producer collects a batch. Everything is written in the commit, whose flush ends the wait; with 1 ms batches
 /// are smaller, which cost 5 % of CPU and won no time.
@@ -50,6 +52,7 @@ pub struct StreamThread {
     is_idle: bool,
     batch: Vec<Message>,
     committed_at: Time,
+    retries: Retries,
 }
 
 /// What a turn did.
@@ -86,6 +89,7 @@ impl StreamThread {
             is_idle: false,
             batch: Vec::new(),
             committed_at,
+            retries: Retries::default(),
         };
         thread.look_up_topics()?;
         Ok(thread)
@@ -97,7 +101,10 @@ impl StreamThread {
     /// Only a fault that stops the worker; every other one is answered here.
     pub fn turn(&mut self, wait: Duration) -> Result<Turn, Fault> {
         match self.try_turn(wait) {
-            Ok(turn) => Ok(turn),
+            Ok(turn) => {
+                self.retries.end();
+                Ok(turn)
+            }
             Err(fault) => {
                 self.react(fault)?;
                 Ok(Turn { is_busy: true, ..Turn::default() })
@@ -205,7 +212,7 @@ impl StreamThread {
             }
             Event::Lost(numbers) => {
                 let tasks = self.tasks_of(numbers);
-                warn!(thread = self.number, tasks = %list(&tasks), "lost: another member has these tasks already; nothing is committed for them");
+                warn!(thread = self.number, tasks = %list(&tasks), "lost: the session with the group has ended, and another member may have these tasks; nothing is committed for them");
                 for id in &tasks {
                     if let Some(task) = self.tasks.get_mut(id) {
                         task.state.drop_overlay();
@@ -214,6 +221,8 @@ impl StreamThread {
                 assignment::close_tasks(self, &tasks);
                 self.consumer.acknowledge(event).map_err(|error| Fault::of_log(&error))
             }
+            // A right that is missing does not heal: the group, or an input, is closed to us.
+            Event::Problem(problem) if problem.kind == LogErrorKind::Authorization => Err(Fault::of_log(problem)),
             Event::Problem(problem) => {
                 warn!(thread = self.number, "{problem}");
                 Ok(())
@@ -238,7 +247,7 @@ impl StreamThread {
     fn react(&mut self, fault: Fault) -> Result<(), Fault> {
         match fault.reaction.clone() {
             Reaction::Retry => {
-                warn!(thread = self.number, "{fault}; trying again");
+                self.retries.wait(self.number, &fault.what);
                 Ok(())
             }
             Reaction::Abort => {
@@ -295,7 +304,7 @@ impl StreamThread {
             self.in_transaction = false;
             self.producer.abort(self.app.settings.transaction_timeout).map_err(|error| Fault::of_transaction(&error))?;
         }
-        for task in self.tasks.values_mut() {
+        for task in self.tasks.values_mut().filter(|task| task.is_restored()) {
             task.forget()?;
             for input in &task.inputs {
                 if let Some(slot) = input.slot {
@@ -392,7 +401,8 @@ impl StreamThread {
 
     /// Whether a commit would make anything true.
     pub(super) fn has_changes(&self) -> bool {
-        self.tasks.values().any(|task| task.is_dirty(&self.app.plan.subtopologies[task.id.subtopology as usize]))
+        let now = self.app.clock.now();
+        self.tasks.values().any(|task| task.is_dirty(&self.app.plan.subtopologies[task.id.subtopology as usize], now))
     }
 
     /// Commits, closes all tasks, leaves the group.
@@ -414,6 +424,11 @@ impl StreamThread {
             warn!(%error, "could not leave the group; its other members take over after the session timeout");
         }
         committed
+    }
+
+    /// What this thread runs.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
     }
 
     /// The tasks of this thread, for queries and status.

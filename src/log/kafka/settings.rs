@@ -141,6 +141,8 @@ impl KafkaSettings {
     /// What every client has in common.
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        // Before the first question to a cluster is given up, so that it is known why: half the client's defaults, or less.
+        config.set("socket.connection.setup.timeout.ms", "6000").set("api.version.request.timeout.ms", "5000");
         for (key, value) in &self.client {
             config.set(key, value);
         }
