@@ -93,6 +93,7 @@ pub struct RunningWorker {
     views: Option<Arc<dyn ViewPublisher>>,
     server: Server,
     peers: PeerThread,
+    others: Arc<Peers>,
 }
 
 impl RunningWorker {
@@ -132,8 +133,9 @@ impl RunningWorker {
         info!(address = %server.address(), "answering over HTTP");
         let tasks = Arc::new(crew.handle());
         let worker = crew.start(Arc::new(app)).map_err(|fault| fault.to_string())?;
+        let others = peers.clone();
         let peers = PeerThread::start(parts.log, me, endpoint, tasks, peers, parts.clock).map_err(|error| error.to_string())?;
-        Ok(RunningWorker { worker, views, server, peers })
+        Ok(RunningWorker { worker, views, server, peers, others })
     }
 
     /// Where HTTP answers.
@@ -141,15 +143,28 @@ impl RunningWorker {
         self.server.address()
     }
 
-    /// Whether some stream thread has ended.
+    /// Whether it cannot go on: some stream thread has ended, or another worker has its id.
     pub fn has_ended(&self) -> bool {
-        self.worker.has_ended()
+        self.worker.has_ended() || self.rival().is_some()
     }
 
-    /// Why a stream thread has failed, if one has.
+    fn rival(&self) -> Option<String> {
+        self.others.rival(&self.worker.app().settings.worker)
+    }
+
+    /// Why it cannot go on, if it cannot.
     pub fn failure(&self) -> Option<String> {
+        if let Some(rival) = self.rival() {
+            return Some(rival);
+        }
         let states = self.worker.handle().states();
         states.into_iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why) } else { None })
+    }
+
+    /// A task that has stopped, and why.
+    pub fn stopped(&self) -> Option<String> {
+        let stopped = self.worker.handle().stopped().into_iter().next();
+        stopped.map(|(task, why)| format!("task {task} has stopped: {why}"))
     }
 
     /// Whether all inputs are read to their end.
@@ -192,11 +207,14 @@ impl RunningWorker {
     /// # Errors
     /// The fault of a stream thread.
     pub fn stop(self, runtime: &tokio::runtime::Runtime, within: Duration) -> Result<(), String> {
-        runtime.block_on(self.server.stop(HTTP_GRACE));
-        let stopped = self.worker.stop();
-        self.peers.stop();
+        let end = Instant::now() + within;
+        let left = || end.saturating_duration_since(Instant::now());
+        runtime.block_on(self.server.stop(HTTP_GRACE.min(within / 10)));
+        // What comes after the threads gets a quarter of the time that is left.
+        let stopped = self.worker.stop(left() * 3 / 4);
+        self.peers.stop(left() / 3);
         if let Some(views) = self.views
-            && !views.shutdown(within / 3)
+            && !views.shutdown(left() / 2)
         {
             warn!("views are behind; they catch up when a worker has their tasks again");
         }

@@ -30,7 +30,11 @@ impl Deadline {
         Deadline(Instant::now() + duration)
     }
 
-    fn left(self) -> Duration {
+    pub(super) fn is_over(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub(super) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 }

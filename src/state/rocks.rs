@@ -423,7 +423,7 @@ fn open_error(path: &Path, error: Error) -> StateError {
     let is_damaged = cause.starts_with("Corruption") || cause.contains("No such file");
     if is_damaged {
         StateError::Corrupt { what, cause }
-    } else if cause.contains("LOCK") {
+    } else if cause.contains("LOCK") || cause.contains("Permission denied") || cause.contains("Read-only file system") {
         StateError::Refused { what, cause }
     } else {
         StateError::Io { what, cause }
