@@ -480,8 +480,8 @@ impl Connector {
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
         // The set-up of a connection waits for replies, for which the connection timeout does not count.
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
-        let made = match timeout(CONNECT_TIMEOUT * 2, connecting).await {
-            Ok(made) => made.map_err(|error| Failure::connecting(&error)),
+        let made = match timeout(CONNECT_TIMEOUT * 2, greeted(connecting)).await {
+            Ok(made) => made,
             Err(_) => Err(Failure { trouble: Trouble::Unreachable, text: "no answer while connecting".to_owned() }),
         };
         match made {
@@ -542,6 +542,18 @@ impl Connector {
     }
 }
 
+/// A connection on which a first word was said. A server that wants a password first answers a longer command with an error of its
+/// protocol, which nobody understands, and hangs up.
+async fn greeted(connecting: impl Future<Output = Result<MultiplexedConnection, RedisError>>) -> Result<MultiplexedConnection, Failure> {
+    let mut connection = connecting.await.map_err(|error| Failure::connecting(&error))?;
+    let greeting = connection.send_packed_command(&redis::cmd("PING")).await.and_then(Value::extract_error);
+    match greeting.map_err(|error| Failure::connecting(&error)) {
+        // What else it may say (it is loading, this user may not ping) is the lanes' to meet.
+        Err(failure) if matches!(failure.trouble, Trouble::Auth | Trouble::Unreachable) => Err(failure),
+        _ => Ok(connection),
+    }
+}
+
 /// Commands that wait in one connection before senders wait.
 const PIPELINE_BUFFER: usize = 256;
 
@@ -567,11 +579,12 @@ enum Trouble {
     NoPermission,
     WrongType,
     Busy,
+    Database,
     Other,
 }
 
 impl Trouble {
-    const ALL: [Trouble; 13] = [
+    const ALL: [Trouble; 14] = [
         Trouble::Oom,
         Trouble::Loading,
         Trouble::ReadOnly,
@@ -584,6 +597,7 @@ impl Trouble {
         Trouble::NoPermission,
         Trouble::WrongType,
         Trouble::Busy,
+        Trouble::Database,
         Trouble::Other,
     ];
 
@@ -602,6 +616,7 @@ impl Trouble {
             Trouble::NoPermission => "noperm",
             Trouble::WrongType => "wrongtype",
             Trouble::Busy => "busy",
+            Trouble::Database => "database",
             Trouble::Other => "other",
         }
     }
@@ -617,9 +632,10 @@ impl Trouble {
             Trouble::Reset => "the connection broke; another one is made",
             Trouble::Unreachable => "see that Redis runs and `redis.url` is right",
             Trouble::Auth => "see user and password in `redis.url`",
-            Trouble::NoPermission => "give the user the commands that docs/views.md lists",
+            Trouble::NoPermission => "give the user the commands that docs/operations.md lists",
             Trouble::WrongType => "a key of the view's own bookkeeping is of another type; it is removed",
             Trouble::Busy => "Redis cannot write now (another script runs, or it cannot save to disk)",
+            Trouble::Database => "give `redis.url` a number of a database that the server has (its setting `databases`, 16 by default)",
             Trouble::Other => "see the text of the error",
         }
     }
@@ -640,6 +656,7 @@ impl Trouble {
             "NOAUTH" | "WRONGPASS" => Trouble::Auth,
             "NOPERM" => Trouble::NoPermission,
             "WRONGTYPE" => Trouble::WrongType,
+            "ERR" if text.contains("DB index") => Trouble::Database,
             "BUSY" | "MISCONF" | "NOREPLICAS" | "MASTERDOWN" | "TRYAGAIN" => Trouble::Busy,
             // Redis 6 wraps what went wrong in a script: `ERR Error running script …: -OOM command not allowed …`.
             _ => {
