@@ -7,8 +7,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracing::warn;
-
 use crate::log::{Acknowledged, LogError, Outgoing};
 use crate::model::{Headers, Name, Offset, StoreId, TaskId};
 use crate::operators::output::OutputFrom;
@@ -281,7 +279,6 @@ fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committ
     }
     if let Some(fault) = failed {
         // What was committed is told all the same: views come from the changelog, not from the disk.
-        warn!(%fault, "state could not be sealed");
         publish(thread, &told);
         return Err(fault);
     }

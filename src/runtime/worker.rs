@@ -71,7 +71,7 @@ impl Seen {
 fn is_known(thread: &StreamThread, known: &[(TaskId, Seen)]) -> bool {
     let (tasks, failed) = known.split_at(thread.tasks().count().min(known.len()));
     let are_tasks_known = thread.tasks().zip(tasks).all(|(task, (id, seen))| task.id == *id && seen.is(&task.phase));
-    are_tasks_known && thread.tasks().count() == tasks.len() && thread.failed().map(|(id, _)| id).eq(failed.iter().map(|(id, _)| *id))
+    are_tasks_known && thread.tasks().count() == tasks.len() && thread.failed().map(|(id, _)| Some(id)).eq(failed.iter().map(|(id, seen)| matches!(seen, Seen::Stopped(_)).then_some(*id)))
 }
 
 /// What a thread is doing, for the health page.
@@ -295,7 +295,14 @@ impl Life {
             }
         }
         info!(thread = self.number, "stopping: committing and leaving the group");
-        thread.shutdown(self.stop_by.get().copied().unwrap_or_else(|| Deadline::after(RETRY_LAST)))
+        match thread.shutdown(self.stop_by.get().copied().unwrap_or_else(|| Deadline::after(RETRY_LAST))) {
+            // It was asked to end, and it ends: what it could not commit belongs to whoever has the task next.
+            Err(fault) if fault.reaction != Reaction::Stop => {
+                warn!(thread = self.number, "the last commit failed, what was in it is processed again: {fault}");
+                Ok(())
+            }
+            ended => ended,
+        }
     }
 
     /// Makes the thread, again and again while the cluster is away.

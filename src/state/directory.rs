@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{Access, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::info;
 
 use crate::model::{Name, TaskId};
 use crate::state::StateError;
@@ -102,7 +102,7 @@ impl Directory {
     /// # Errors
     /// [`StateError::Io`].
     pub fn wipe(&mut self, reason: &str) -> Result<(), StateError> {
-        warn!(folder = %self.path.display(), reason, "wiping state, it will be restored from the changelogs");
+        info!(folder = %self.path.display(), reason, "throwing the state away");
         // First out of the way in one step: a crash in between must not leave half a database under its name.
         let discarded = self.path.join("discarded");
         let failed = |error: io::Error| io_error("wipe", &self.path, &error);

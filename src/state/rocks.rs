@@ -19,7 +19,7 @@ use rocksdb::{
     DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, Error, ErrorKind, FlushOptions, InfoLogger, IngestExternalFileOptions, LogLevel,
     Options, ReadOptions, SingleThreaded, SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions, properties,
 };
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::state::StateError;
 use crate::state::backend::{Backend, BackendKind, ColumnId, RowWrite, Visit, is_empty_range};
@@ -95,8 +95,10 @@ impl RocksShared {
         options.set_skip_stats_update_on_db_open(true);
         let folder = folder.display().to_string();
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, move |level, text| match level {
-            LogLevel::Error | LogLevel::Fatal => error!(folder, text, "RocksDB"),
-            LogLevel::Warn => warn!(folder, text, "RocksDB"),
+            // An error that matters comes back from a call, and is told by whoever made it; these are the details.
+            LogLevel::Error | LogLevel::Fatal => warn!(folder, text, "RocksDB"),
+            // Most of its warnings are notes ("tail prefetch size is calculated based on heuristics").
+            LogLevel::Warn => debug!(folder, text, "RocksDB"),
             LogLevel::Info | LogLevel::Header => debug!(folder, text, "RocksDB"),
             LogLevel::Debug => debug!(folder, text, "RocksDB"),
         }));

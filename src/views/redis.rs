@@ -700,7 +700,10 @@ impl From<&RedisError> for Failure {
         } else {
             Trouble::Other
         };
-        Failure { trouble, text: error.to_string() }
+        let text = error.to_string();
+        // The parser of the client tells in several lines which byte it did not expect.
+        let text = if text.contains("Parse error") { "what answers there does not speak the protocol of Redis".to_owned() } else { text };
+        Failure { trouble, text }
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use millstream::log::kafka::{KafkaLog, KafkaSettings};
 use millstream::log::partitioner::partition_of;
-use millstream::log::{Admin, Log, NewTopic, Outgoing, Producer, ProducerSettings, TopicHandle};
+use millstream::log::{Log, NewTopic, Outgoing, Producer, ProducerSettings, TopicHandle};
 use millstream::model::{Clock, Headers, Name, SystemClock, Time};
 use serde_json::{Value, json};
 
