@@ -122,8 +122,9 @@ impl WorkerAnswers {
             let asked = self.handle.ask_thread(
                 thread,
                 Box::new(move |thread| {
-                    let failed = thread.failed().map(|(id, why)| failed_status(id, why, &names));
-                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).chain(failed).collect::<Vec<_>>());
+                    let failed = thread.failed().map(|(id, why)| closed_status(id, TaskPhase::Stopped { why: why.to_owned() }, &names));
+                    let opening = thread.opening().map(|id| closed_status(id, TaskPhase::Restoring { done: 0, total: 0 }, &names));
+                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).chain(failed).chain(opening).collect::<Vec<_>>());
                 }),
             );
             if asked.is_ok() {
@@ -160,9 +161,8 @@ fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> Task
 }
 
 /// A task of which nothing is open.
-fn failed_status(id: TaskId, why: &str, names: &BTreeMap<u32, Vec<Name>>) -> TaskStatus {
-    let tables = names.get(&id.subtopology).cloned().unwrap_or_default();
-    TaskStatus { id, phase: TaskPhase::Stopped { why: why.to_owned() }, tables, inputs: Vec::new() }
+fn closed_status(id: TaskId, phase: TaskPhase, names: &BTreeMap<u32, Vec<Name>>) -> TaskStatus {
+    TaskStatus { id, phase, tables: names.get(&id.subtopology).cloned().unwrap_or_default(), inputs: Vec::new() }
 }
 
 fn unanswered(why: NoRows, standing: Standing) -> Unanswered {

@@ -67,11 +67,21 @@ impl Seen {
     }
 }
 
-/// Whether nothing has changed since the tasks of a thread were noted; asked every turn.
+/// What each task of a thread does: those that are open, those that failed, those that are still being opened.
+fn seen(thread: &StreamThread) -> impl Iterator<Item = (TaskId, Seen)> {
+    let open = thread.tasks().map(|task| (task.id, Seen::of(&task.phase)));
+    let failed = thread.failed().map(|(id, why)| (id, Seen::Stopped(why.to_owned())));
+    open.chain(failed).chain(thread.opening().map(|id| (id, Seen::Restoring)))
+}
+
+/// Whether nothing has changed since [`seen`]; asked every turn, so nothing is copied.
 fn is_known(thread: &StreamThread, known: &[(TaskId, Seen)]) -> bool {
-    let (tasks, failed) = known.split_at(thread.tasks().count().min(known.len()));
-    let are_tasks_known = thread.tasks().zip(tasks).all(|(task, (id, seen))| task.id == *id && seen.is(&task.phase));
-    are_tasks_known && thread.tasks().count() == tasks.len() && thread.failed().map(|(id, _)| Some(id)).eq(failed.iter().map(|(id, seen)| matches!(seen, Seen::Stopped(_)).then_some(*id)))
+    let mut known = known.iter();
+    let mut is_next = |task: TaskId, does: &dyn Fn(&Seen) -> bool| known.next().is_some_and(|(id, seen)| *id == task && does(seen));
+    thread.tasks().all(|task| is_next(task.id, &|seen| seen.is(&task.phase)))
+        && thread.failed().all(|(id, _)| is_next(id, &|seen| matches!(seen, Seen::Stopped(_))))
+        && thread.opening().all(|id| is_next(id, &|seen| *seen == Seen::Restoring))
+        && known.next().is_none()
 }
 
 /// What a thread is doing, for the health page.
@@ -287,8 +297,7 @@ impl Life {
             self.answer(&mut thread);
             thread.turn(TURN_WAIT)?;
             if !is_known(&thread, &known) {
-                let failed = thread.failed().map(|(id, why)| (id, Seen::Stopped(why.to_owned())));
-                known = thread.tasks().map(|task| (task.id, Seen::of(&task.phase))).chain(failed).collect();
+                known = seen(&thread).collect();
                 let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
                 owners.retain(|_, owner| owner.thread != self.number);
                 owners.extend(known.iter().map(|(id, phase)| (*id, Owner { thread: self.number, phase: phase.clone() })));

@@ -212,8 +212,16 @@ impl Process {
     pub fn products(&self) -> Option<BTreeMap<String, Value>> {
         let (status, _, body) = self.get("/tables/product?limit=1000");
         let page: Value = serde_json::from_str(&body).ok().filter(|_| status == 200)?;
-        let rows = page["rows"].as_array()?.iter();
+        // Before it has been given its tasks a worker has no rows, and rightly says so.
+        let has_all = page["partitions"].as_array().is_some_and(|partitions| partitions.len() == PARTITIONS as usize);
+        let rows = page["rows"].as_array().filter(|_| has_all)?.iter();
         Some(rows.map(|row| (row["key"].as_str().unwrap_or_default().to_owned(), row["row"].clone())).collect())
+    }
+
+    /// All rows, once all tasks are there and answer.
+    #[track_caller]
+    pub fn first_products(&self) -> BTreeMap<String, Value> {
+        self.watched("all tasks to answer", || self.products())
     }
 
     /// The rows, once there are so many and the last record that was sent is in them.
