@@ -281,7 +281,7 @@ fn a_worker_may_wait_for_a_view_that_lags() {
     let settings = [&format!("redis.url={}", redis.url()), "worker.on_lag=pause", "redis.queue=1MiB"];
     let (worker, rows) = with_products(&mut world, 10, &settings);
     wait_for_view(&world, &redis, &rows);
-    redis.command("CLIENT PAUSE 60000 ALL");
+    redis.command("CLIENT PAUSE 60000 WRITE");
     // More than the queue holds.
     let begun = Instant::now();
     (0..20).for_each(|_| world.send(0..500));
@@ -334,7 +334,8 @@ fn of_rows(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn one(folder: &Path, prefix: &str) -> PathBuf {
-    let found = files(&folder.join("db")).into_iter().find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
+    let found =
+        files(&folder.join("db")).into_iter().find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
     found.expect("such a file")
 }
 

@@ -6,7 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crate::log::{Acknowledged, LogError, Outgoing};
 use crate::model::{Headers, Name, Offset, StoreId, TaskId};
 use crate::operators::output::OutputFrom;
@@ -18,6 +17,7 @@ use crate::runtime::settings::Guarantee;
 use crate::runtime::thread::StreamThread;
 use crate::state::Sealed;
 use crate::topology::plan::StoreKind;
+use bytes::Bytes;
 
 /// Until when a commit has to be through; past it the outcome counts as unknown.
 #[derive(Clone, Copy, Debug)]

@@ -232,7 +232,9 @@ impl RocksBackend {
         if errors > self.background_errors {
             self.background_errors = errors;
             let cause = match free_bytes(&self.path) {
-                Some(free) if free < FREE_BYTES_MIN => format!("No space left on device: {free} bytes are free, and RocksDB failed to flush or compact"),
+                Some(free) if free < FREE_BYTES_MIN => {
+                    format!("No space left on device: {free} bytes are free, and RocksDB failed to flush or compact")
+                }
                 _ => "RocksDB failed to flush or compact: the log above has the details".to_owned(),
             };
             return Err(StateError::Io { what: format!("flush {}", self.path.display()), cause });
@@ -240,9 +242,11 @@ impl RocksBackend {
         Ok(())
     }
 
-    /// Waits while RocksDB takes no writes because flushes do not get through. A write would wait by itself, but without end: on a full
-    /// disk until somebody makes room, with the whole stream thread.
+    /// Waits while RocksDB takes no writes because flushes do not get through. A write would wait by itself, but without end: where
+    /// flushes fail, until somebody makes room, with the whole stream thread. So a flush that has failed in the background is found here,
+    /// before memtables pile up.
     fn wait_until_writable(&mut self) -> Result<(), StateError> {
+        self.check_background()?;
         let begun = Instant::now();
         loop {
             let stopped = self.database.property_int_value(properties::IS_WRITE_STOPPED);

@@ -460,7 +460,15 @@ struct Attempts {
 impl Connector {
     fn new(client: Client, address: String, reply_timeout: Duration, is_first: bool) -> Connector {
         let attempts = Attempts { made: 0, retry_at: Instant::now(), delay: BACKOFF_MIN, failure: None };
-        Connector { client, address, reply_timeout, is_first, introduced: Mutex::default(), current: Mutex::default(), attempts: tokio::sync::Mutex::new(attempts) }
+        Connector {
+            client,
+            address,
+            reply_timeout,
+            is_first,
+            introduced: Mutex::default(),
+            current: Mutex::default(),
+            attempts: tokio::sync::Mutex::new(attempts),
+        }
     }
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), Failure> {
