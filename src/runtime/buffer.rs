@@ -57,11 +57,7 @@ impl Buffer {
 
     /// Takes the head with the smallest event time; of equal ones that of the first input. `decode` makes a message a head;
     /// `warm` is shown messages before, several at a time.
-    pub fn pop(
-        &mut self,
-        warm: impl Fn(usize, &Message) -> u8,
-        mut decode: impl FnMut(usize, Message) -> Head,
-    ) -> Option<(usize, Head)> {
+    pub fn pop(&mut self, warm: impl Fn(usize, &Message) -> u8, mut decode: impl FnMut(usize, Message) -> Head) -> Option<(usize, Head)> {
         let mut best: Option<(usize, Time)> = None;
         for (input, queue) in self.queues.iter_mut().enumerate() {
             if queue.head.is_none() {
