@@ -211,7 +211,7 @@ pub const VIEW_ORPHANS_KEPT: Metric = counter(
 pub const REDIS_ERRORS: Metric = counter(
     "millstream_redis_errors_total",
     &["kind"],
-    "Refusals and failures of Redis: oom, loading, readonly, noscript, moved, timeout, reset, unreachable, auth, noperm, wrongtype, other.",
+    "Refusals and failures of Redis: oom, loading, readonly, noscript, moved, timeout, reset, unreachable, auth, noperm, wrongtype, busy, database, other.",
     "The log has the text. Views catch up by themselves once the cause is gone.",
 );
 

@@ -25,6 +25,7 @@ use crate::runtime::start::MakeStorage;
 use crate::runtime::storage::DiskStorage;
 use crate::runtime::task::StateStorage;
 use crate::state::CacheBudget;
+use crate::state::directory;
 use crate::state::rocks::{RocksMemory, RocksShared};
 use crate::topology::{Plan, plan};
 
@@ -66,6 +67,8 @@ pub const COMMAND: Command = Command {
 /// Back-off between attempts to start while the cluster is away, doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(10);
+/// So much before its time is over the process is ended, to be gone when it is.
+const END_MARGIN: Duration = Duration::from_millis(200);
 /// How often `--until-drained` asks for the lag.
 const DRAINED_CHECK: Duration = Duration::from_millis(200);
 
@@ -92,6 +95,7 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
         }
     };
     let stop = runtime.block_on(async { stop_signal() });
+    runtime.spawn(end_in_time(stop.clone(), config.worker.shutdown_timeout));
     let journal = matches.get_flag("until-drained").then(|| Arc::new(Journal::start()));
     match serve(plan(loaded.topology), &config, &runtime, stop, journal.clone()) {
         Ok(metrics) => {
@@ -153,6 +157,16 @@ pub fn stop_signal() -> watch::Receiver<bool> {
     receiver
 }
 
+/// Ends the process when the time to shut down is over, whatever it still waits for (a cluster that does not answer a question of the
+/// start, say). State and log are made to be left at any moment.
+async fn end_in_time(mut stop: watch::Receiver<bool>, within: Duration) {
+    if stop.wait_for(|told| *told).await.is_ok() {
+        tokio::time::sleep(within.saturating_sub(END_MARGIN)).await;
+        warn!(?within, "`worker.shutdown_timeout` is over; ending without waiting any longer");
+        std::process::exit(0);
+    }
+}
+
 /// Runs until told to stop. The error is for the person who started it.
 fn serve(
     plan: Plan,
@@ -171,6 +185,7 @@ fn serve(
         ..RocksMemory::default()
     });
     let storage = |app: &Name, topic_ids: &BTreeMap<Name, String>, tasks: usize| disk(config, app, topic_ids, tasks, &shared);
+    directory::prepare(&config.worker.state_dir, &plan.topology.app).map_err(|error| error.to_string())?;
     let mut pause = RETRY_FIRST;
     let worker = loop {
         let parts = WorkerParts { observers: observers.clone(), ..worker_parts(&plan, config, &log, &metrics, &storage) };
@@ -300,6 +315,9 @@ fn wait(worker: &RunningWorker, runtime: &tokio::runtime::Runtime, mut stop: wat
             return worker.failure();
         }
         if until_drained {
+            if let Some(why) = worker.stopped() {
+                return Some(why);
+            }
             // Twice in a row: the last records must be committed too.
             let drained = runtime.block_on(worker.is_drained());
             if drained && drained_before {

@@ -95,6 +95,7 @@ pub struct RunningWorker {
     server: Server,
     peers: PeerThread,
     watch: Watch,
+    others: Arc<Peers>,
 }
 
 impl RunningWorker {
@@ -136,8 +137,9 @@ impl RunningWorker {
         let app = Arc::new(app);
         let worker = crew.start(app.clone()).map_err(|fault| fault.to_string())?;
         let watch = Watch::start(app).map_err(|error| error.to_string())?;
+        let others = peers.clone();
         let peers = PeerThread::start(parts.log, me, endpoint, tasks, peers, parts.clock).map_err(|error| error.to_string())?;
-        Ok(RunningWorker { worker, views, server, peers, watch })
+        Ok(RunningWorker { worker, views, server, peers, watch, others })
     }
 
     /// Where HTTP answers.
@@ -145,18 +147,28 @@ impl RunningWorker {
         self.server.address()
     }
 
-    /// Whether some stream thread has ended, or must.
+    /// Whether it cannot go on: some stream thread has ended, its topics have changed, or another worker has its id.
     pub fn has_ended(&self) -> bool {
-        self.worker.has_ended() || self.watch.problem().is_some()
+        self.worker.has_ended() || self.watch.problem().is_some() || self.rival().is_some()
     }
 
-    /// Why the worker cannot go on: its topics have changed, or a stream thread has failed.
+    fn rival(&self) -> Option<String> {
+        self.others.rival(&self.worker.app().settings.worker)
+    }
+
+    /// Why it cannot go on, if it cannot.
     pub fn failure(&self) -> Option<String> {
-        if let Some(problem) = self.watch.problem() {
+        if let Some(problem) = self.rival().or_else(|| self.watch.problem()) {
             return Some(problem);
         }
         let states = self.worker.handle().states();
         states.into_iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why) } else { None })
+    }
+
+    /// A task that has stopped, and why.
+    pub fn stopped(&self) -> Option<String> {
+        let stopped = self.worker.handle().stopped().into_iter().next();
+        stopped.map(|(task, why)| format!("task {task} has stopped: {why}"))
     }
 
     /// Whether all inputs are read to their end.
@@ -199,12 +211,15 @@ impl RunningWorker {
     /// # Errors
     /// The fault of a stream thread.
     pub fn stop(self, runtime: &tokio::runtime::Runtime, within: Duration) -> Result<(), String> {
-        runtime.block_on(self.server.stop(HTTP_GRACE));
-        let stopped = self.worker.stop();
-        self.peers.stop();
+        let end = Instant::now() + within;
+        let left = || end.saturating_duration_since(Instant::now());
+        runtime.block_on(self.server.stop(HTTP_GRACE.min(within / 10)));
+        // What comes after the threads gets a quarter of the time that is left.
+        let stopped = self.worker.stop(left() * 3 / 4);
         self.watch.stop();
+        self.peers.stop(left() / 3);
         if let Some(views) = self.views
-            && !views.shutdown(within / 3)
+            && !views.shutdown(left() / 2)
         {
             warn!("views are behind; they catch up when a worker has their tasks again");
         }

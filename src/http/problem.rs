@@ -21,6 +21,9 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
 }
 
+/// What a client should wait for a task that a person has to mend.
+const STOPPED_RETRY: Duration = Duration::from_secs(30);
+
 /// What a client should wait where nothing better is known.
 pub const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -44,6 +47,7 @@ impl From<Unanswered> for Problem {
         let later = |code, detail: &str| Problem::later(code, detail, RETRY_AFTER_DEFAULT);
         match unanswered {
             Unanswered::Restoring { retry_after } => restoring(retry_after),
+            Unanswered::Stopped => stopped(),
             Unanswered::Moved => later("moved", "the task of this key has moved to another worker"),
             Unanswered::Busy => later("busy", "more questions wait than this worker can answer"),
             Unanswered::Closing => later("closing", "this worker shuts down"),
@@ -55,6 +59,11 @@ impl From<Unanswered> for Problem {
 /// The task is not yet what its changelog says it is.
 pub fn restoring(retry_after: Duration) -> Problem {
     Problem::later("restoring", "the task of this key is being restored from its changelog", retry_after)
+}
+
+/// The task stands still until somebody has mended what stopped it.
+pub fn stopped() -> Problem {
+    Problem::later("stopped", "the task of this key has stopped: `/tasks` says why", STOPPED_RETRY)
 }
 
 impl IntoResponse for Problem {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::codec::json::write_value;
 use crate::http::State as Shared;
 use crate::http::forward::HOP;
-use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT, restoring};
+use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT, restoring, stopped};
 use crate::model::{Key, Time, Timestamp, Value};
 use crate::runtime::queries::{Answer, Answered, Location, Row, TableInfo};
 
@@ -120,6 +120,7 @@ async fn routed(state: &Shared, table: &TableInfo, key: &Value, uri: &Uri, heade
     match state.queries.locate(table.id, key) {
         Location::Local => Ok(None),
         Location::Restoring => Err(restoring(RETRY_AFTER_DEFAULT)),
+        Location::Stopped => Err(stopped()),
         Location::Unknown => Err(Problem::later("unassigned", "no worker has the task of this key at the moment", RETRY_AFTER_DEFAULT)),
         // Whoever sent it here was wrong about the owner. It must not travel on: two workers with old news would play ping-pong.
         Location::Remote(_) if headers.contains_key(HOP) => {

@@ -32,10 +32,10 @@ pub async fn tasks(State(state): State<Arc<Shared>>) -> Response<Body> {
 }
 
 fn task(task: &TaskStatus) -> Value {
-    let (phase, restore) = match task.phase {
-        TaskPhase::Restoring { done, total } => ("restoring", json!({ "done": done, "total": total })),
-        TaskPhase::Running => ("running", Value::Null),
-        TaskPhase::Stopped => ("stopped", Value::Null),
+    let (phase, restore, reason) = match &task.phase {
+        TaskPhase::Restoring { done, total } => ("restoring", json!({ "done": done, "total": total }), Value::Null),
+        TaskPhase::Running => ("running", Value::Null, Value::Null),
+        TaskPhase::Stopped { why } => ("stopped", Value::Null, json!(why)),
     };
     let input = |input: &InputStatus| {
         let lag = input.end.map(|end| (end.0 - input.position.0).max(0));
@@ -46,6 +46,7 @@ fn task(task: &TaskStatus) -> Value {
         "partition": task.id.partition,
         "phase": phase,
         "restore": restore,
+        "reason": reason,
         "tables": task.tables.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
         "inputs": task.inputs.iter().map(input).collect::<Vec<_>>(),
     })

@@ -264,6 +264,8 @@ async fn what_may_be_answered_later_says_when() {
     later(Location::Restoring, None, "restoring", "1").await;
     later(Location::Unknown, None, "unassigned", "1").await;
     later(Location::Local, Some(Unanswered::Restoring { retry_after: Duration::from_secs(7) }), "restoring", "7").await;
+    later(Location::Stopped, None, "stopped", "30").await;
+    later(Location::Local, Some(Unanswered::Stopped), "stopped", "30").await;
     later(Location::Local, Some(Unanswered::Moved), "moved", "1").await;
     later(Location::Local, Some(Unanswered::Busy), "busy", "1").await;
     later(Location::Local, Some(Unanswered::Closing), "closing", "1").await;
@@ -477,7 +479,7 @@ async fn a_worker_tells_of_itself() {
     let input = json!({ "topic": "product.created", "partition": 0, "position": 7, "end": 10, "lag": 3 });
     assert_eq!(
         tasks["tasks"][0],
-        json!({ "task": "0_0", "partition": 0, "phase": "running", "restore": null, "tables": ["product"], "inputs": [input] })
+        json!({ "task": "0_0", "partition": 0, "phase": "running", "restore": null, "reason": null, "tables": ["product"], "inputs": [input] })
     );
     assert_eq!((&tasks["tasks"][1]["phase"], &tasks["tasks"][1]["restore"]), (&json!("restoring"), &json!({ "done": 3, "total": 9 })));
     let metrics = get(&server, "/metrics").await;

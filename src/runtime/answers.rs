@@ -23,7 +23,7 @@ use crate::runtime::queries::{
 use crate::runtime::rows::{OwnedTable, TaskRows};
 use crate::runtime::start::App;
 use crate::runtime::task::Phase;
-use crate::runtime::worker::{ThreadState, WorkerHandle};
+use crate::runtime::worker::{Standing, ThreadState, WorkerHandle};
 use crate::state::layout;
 use crate::topology::explain;
 use crate::views::ViewPublisher;
@@ -89,7 +89,8 @@ impl WorkerAnswers {
         partition: i32,
         read: impl FnOnce(&mut OwnedTable<'_>) -> Result<T, crate::state::StateError> + Send + 'static,
     ) -> Answered<T> {
-        self.rows.of_owner(table, partition, read).map(|answer| answer.map_err(unanswered)).boxed()
+        let (handle, task) = (self.handle.clone(), self.rows.task(table, partition));
+        self.rows.of_owner(table, partition, read).map(move |answer| answer.map_err(|why| unanswered(why, handle.standing(task)))).boxed()
     }
 
     /// Where a key may be: the partitions that producers' spellings of it choose, the likeliest first.
@@ -121,7 +122,9 @@ impl WorkerAnswers {
             let asked = self.handle.ask_thread(
                 thread,
                 Box::new(move |thread| {
-                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).collect::<Vec<_>>());
+                    let failed = thread.failed().map(|(id, why)| closed_status(id, TaskPhase::Stopped { why: why.to_owned() }, &names));
+                    let opening = thread.opening().map(|id| closed_status(id, TaskPhase::Restoring { done: 0, total: 0 }, &names));
+                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).chain(failed).chain(opening).collect::<Vec<_>>());
                 }),
             );
             if asked.is_ok() {
@@ -146,7 +149,7 @@ fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> Task
         phase: match &task.phase {
             Phase::Restoring(restore) => TaskPhase::Restoring { done: restore.restored, total: restore.total },
             Phase::Running => TaskPhase::Running,
-            Phase::Stopped { .. } => TaskPhase::Stopped,
+            Phase::Stopped { why } => TaskPhase::Stopped { why: why.clone() },
         },
         tables: names.get(&task.id.subtopology).cloned().unwrap_or_default(),
         inputs: task
@@ -157,10 +160,18 @@ fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> Task
     }
 }
 
-fn unanswered(why: NoRows) -> Unanswered {
-    match why {
-        NoRows::NotOwner => Unanswered::Moved,
-        NoRows::Later(_) => Unanswered::Busy,
+/// A task of which nothing is open.
+fn closed_status(id: TaskId, phase: TaskPhase, names: &BTreeMap<u32, Vec<Name>>) -> TaskStatus {
+    TaskStatus { id, phase, tables: names.get(&id.subtopology).cloned().unwrap_or_default(), inputs: Vec::new() }
+}
+
+fn unanswered(why: NoRows, standing: Standing) -> Unanswered {
+    match (why, standing) {
+        (NoRows::NotOwner, Standing::Restoring) => Unanswered::Restoring { retry_after: RESTORE_RETRY },
+        (NoRows::NotOwner, Standing::Stopped) => Unanswered::Stopped,
+        (NoRows::NotOwner, Standing::Running | Standing::NotHere) => Unanswered::Moved,
+        (NoRows::Later(_), _) => Unanswered::Busy,
+        (NoRows::Failed(_), _) => Unanswered::Failed("the state of this key's task could not be read".into()),
     }
 }
 
@@ -190,8 +201,13 @@ impl Queries for WorkerAnswers {
         let tasks: Vec<TaskId> = self.partitions(table, key).into_iter().map(|partition| self.rows.task(table, partition)).collect();
         let here = self.handle.tasks();
         if tasks.iter().any(|task| here.contains(task)) {
-            let restoring = self.handle.restoring();
-            return if tasks.iter().any(|task| restoring.contains(task)) { Location::Restoring } else { Location::Local };
+            let standings: Vec<Standing> = tasks.iter().map(|task| self.handle.standing(*task)).collect();
+            let has = |standing| standings.contains(&standing);
+            return match (has(Standing::Restoring), has(Standing::Stopped)) {
+                (true, _) => Location::Restoring,
+                (false, true) => Location::Stopped,
+                (false, false) => Location::Local,
+            };
         }
         let owner = tasks.iter().find_map(|task| self.peers.owner(*task, self.clock.now()));
         owner.map_or(Location::Unknown, Location::Remote)

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::log::{Input, LogErrorKind};
 use crate::model::{Name, Offset, StoreId, TaskId};
+use crate::operators::fold::table::Table;
 use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::restore::Restore;
 use crate::runtime::start::App;
@@ -26,6 +27,8 @@ const MISSING_PAUSE: Duration = Duration::from_millis(300);
 
 /// Attempts to open a folder that another holds: 10 s, longer than a thread of the same worker needs to let go of it.
 const BUSY_TRIES_MAX: u32 = 1000;
+/// After so many somebody is told: a thread that is only closing it has let go by then.
+const BUSY_TRIES_TOLD: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// An assigned task that is not open yet.
@@ -84,16 +87,13 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
                     format!("task {id}: {error}: another worker uses this state folder; give each worker its own `worker.state_dir`"),
                 ));
             }
+            if tries == BUSY_TRIES_TOLD {
+                warn!(task = %id, "{error}; trying again");
+            }
             std::thread::park_timeout(BUSY_PAUSE);
             return Ok(None);
         }
-        Err(error) => {
-            let fault = Fault::of_state(id, &error);
-            if fault.reaction == Reaction::RebuildTask(id) {
-                return Err(fault);
-            }
-            return Err(Fault::new(Reaction::Stop, fault.what));
-        }
+        Err(error) => return Err(Fault::of_state(id, &error)),
     };
     let restore = Restore::begin(&app, id, &mut state)?;
     let has_state = restore.total > 0
@@ -188,6 +188,9 @@ const RESTORE_WAIT: Duration = Duration::from_millis(5);
 fn run_task(thread: &mut StreamThread, id: TaskId) -> Result<(), Fault> {
     let app = thread.app.clone();
     let subtopology = &app.plan.subtopologies[id.subtopology as usize];
+    if let Some(rebuilds) = thread.rebuilds.get_mut(&id) {
+        rebuilds.ran_at = Some(app.clock.now());
+    }
     let Some(task) = thread.tasks.get_mut(&id) else { return Ok(()) };
     if let Phase::Restoring(restore) = std::mem::replace(&mut task.phase, Phase::Running) {
         // The folder's offsets belong to the folder's rows. Rows that came out of the changelog are newer than they are.
@@ -231,17 +234,32 @@ fn run_task(thread: &mut StreamThread, id: TaskId) -> Result<(), Fault> {
 pub fn close_tasks(thread: &mut StreamThread, ids: &[TaskId]) {
     for id in ids {
         thread.opening.remove(id);
+        thread.failed.remove(id);
         let Some(mut task) = thread.tasks.remove(id) else { continue };
         remove_inputs(thread, &mut task);
         task.state.drop_overlay();
         if let Err(error) = task.state.close() {
             warn!(task = %id, %error, "could not flush the state; the changelog has what is missing");
         }
-        let tables: Vec<_> = task.tables.iter().map(|table| table.id()).collect();
-        for observer in &thread.app.observers {
-            observer.closed(*id, &tables);
-        }
+        tell_closed(thread, *id, &task.tables);
     }
+}
+
+fn tell_closed(thread: &StreamThread, id: TaskId, tables: &[Table]) {
+    let tables: Vec<_> = tables.iter().map(Table::id).collect();
+    for observer in &thread.app.observers {
+        observer.closed(id, &tables);
+    }
+}
+
+/// Lets go of a task whose state failed: no more input, nothing of it is committed any more, and what it holds is not trusted.
+pub fn discard_task(thread: &mut StreamThread, id: TaskId) {
+    thread.opening.remove(&id);
+    let Some(mut task) = thread.tasks.remove(&id) else { return };
+    remove_inputs(thread, &mut task);
+    let Task { state, tables, .. } = task;
+    drop(state);
+    tell_closed(thread, id, &tables);
 }
 
 fn remove_inputs(thread: &mut StreamThread, task: &mut Task) {

@@ -7,7 +7,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracing::warn;
 
 use crate::log::{Acknowledged, LogError, LogErrorKind, Outgoing};
 use crate::metrics;
@@ -31,7 +30,11 @@ impl Deadline {
         Deadline(Instant::now() + duration)
     }
 
-    fn left(self) -> Duration {
+    pub(super) fn is_over(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub(super) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 }
@@ -301,7 +304,6 @@ fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committ
     }
     if let Some(fault) = failed {
         // What was committed is told all the same: views come from the changelog, not from the disk.
-        warn!(%fault, "state could not be sealed");
         publish(thread, &told);
         return Err(fault);
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
@@ -24,6 +24,8 @@ const BELIEVED_MS: i64 = 10_000;
 /// How long a start waits to see whether a worker of the same id still speaks: two heartbeats and the way.
 const RIVAL_WAIT: Duration = Duration::from_millis(2500);
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether the thread has ended.
+const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// What a worker says of itself. JSON; fields may be added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub struct Presence {
 #[derive(Default)]
 pub struct Peers {
     known: Mutex<BTreeMap<String, Presence>>,
+    /// Another worker of our id that began before us and still speaks.
+    rival: Mutex<Option<Presence>>,
 }
 
 impl Peers {
@@ -57,6 +61,13 @@ impl Peers {
             .filter(|presence| presence.tasks.contains(&task))
             .max_by_key(|presence| presence.at)
             .map(|presence| presence.endpoint.clone())
+    }
+
+    /// Why this worker must end: another one has its id. [`refuse_rival`] cannot see one that starts at the same moment; then Kafka takes
+    /// the membership from whoever joined first, who takes it back, and so on. Both hear each other, and of two the later one ends.
+    pub fn rival(&self, me: &Name) -> Option<String> {
+        let rival = self.rival.lock().unwrap_or_else(PoisonError::into_inner);
+        rival.as_ref().map(|rival| refusal(me, rival))
     }
 
     fn hear(&self, worker: &str, presence: Option<Presence>) {
@@ -107,12 +118,20 @@ pub fn refuse_rival(log: &dyn Log, me: &Me, clock: &dyn Clock) -> Result<(), Str
     }
     std::thread::park_timeout(RIVAL_WAIT);
     match latest(next) {
-        Ok((Some(again), _)) if again.life != me.life => Err(format!(
-            "another worker with the id `{}` is running (host {}, process {}): give each worker its own `worker.id`",
-            me.worker, again.host, again.process
-        )),
+        Ok((Some(again), _)) if again.life != me.life => Err(refusal(&me.worker, &again)),
         _ => Ok(()),
     }
+}
+
+fn refusal(worker: &Name, rival: &Presence) -> String {
+    let Presence { host, process, .. } = rival;
+    format!("another worker with the id `{worker}` is running (host {host}, process {process}): give each worker its own `worker.id`")
+}
+
+/// Whether a life began before another; any order will do that is the same to both.
+fn is_earlier(life: &str, than: &str) -> bool {
+    let began = |life: &str| life.split_once('-').and_then(|(at, _)| u64::from_str_radix(at, 16).ok()).unwrap_or(u64::MAX);
+    (began(life), life) < (began(than), than)
 }
 
 /// Reads what is in the topic from an offset on. Returns where it ended.
@@ -156,7 +175,7 @@ impl PeerThread {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = Builder::new().name("peers".into()).spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !told.load(Ordering::Relaxed) && peers.rival(&me.worker).is_none() {
                 if let Err(error) = speak(log.as_ref(), &me, &endpoint, tasks.as_ref(), &peers, clock.as_ref(), &told) {
                     debug!(%error, "the workers' topic is out of reach");
                     std::thread::park_timeout(HEARTBEAT);
@@ -166,11 +185,15 @@ impl PeerThread {
         Ok(PeerThread { stop, thread })
     }
 
-    /// Takes its word back and ends.
-    pub fn stop(self) {
+    /// Takes its word back and ends. While the cluster is away it cannot: the others stop to believe it by themselves.
+    pub fn stop(self, within: Duration) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        if self.thread.join().is_err() {
+        let end = Instant::now() + within;
+        while !self.thread.is_finished() && Instant::now() < end {
+            self.thread.thread().unpark();
+            std::thread::park_timeout(STOP_LOOK);
+        }
+        if self.thread.is_finished() && self.thread.join().is_err() {
             warn!("the thread of the workers' topic panicked; this is a bug");
         }
     }
@@ -190,7 +213,7 @@ fn speak(
     let mut producer = log.producer(&settings)?;
     let (handle, _) = producer.topic(&topic)?;
     let mut reader = log.reader()?;
-    let (start, _) = reader.bounds(&topic, 0, TIMEOUT)?;
+    let (start, end) = reader.bounds(&topic, 0, TIMEOUT)?;
     reader.add_inputs(&[(Input { slot: 0, topic, partition: 0 }, start)])?;
     let none = Headers::default();
     let mut send = |value: Option<&[u8]>| -> Result<(), LogError> {
@@ -213,10 +236,16 @@ fn speak(
         reader.poll(1000, HEARTBEAT, &mut batch)?;
         for message in batch.drain(..) {
             let presence = message.value().and_then(|value| serde_json::from_slice(value).ok());
-            if let Some(worker) = message.key().map(String::from_utf8_lossy)
-                && worker != me.worker.as_str()
-            {
+            let Some(worker) = message.key().map(String::from_utf8_lossy) else { continue };
+            if worker != me.worker.as_str() {
                 peers.hear(&worker, presence);
+                continue;
+            }
+            // What was said before we came may be the last word of somebody who is dead.
+            let is_new = message.offset() >= end.0;
+            if let Some(rival) = presence.filter(|presence: &Presence| is_new && is_earlier(&presence.life, &me.life)) {
+                *peers.rival.lock().unwrap_or_else(PoisonError::into_inner) = Some(rival);
+                return Ok(());
             }
         }
         std::thread::park_timeout(HEARTBEAT);

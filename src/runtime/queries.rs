@@ -68,6 +68,8 @@ pub enum Location {
     Unknown,
     /// The owner is this worker, and the task is being restored.
     Restoring,
+    /// The owner is this worker, and the task has stopped.
+    Stopped,
 }
 
 /// What a partition answered, and as of when.
@@ -135,6 +137,8 @@ pub struct KeyRange {
 pub enum Unanswered {
     /// The task is being restored: ask again after this time.
     Restoring { retry_after: Duration },
+    /// The task has stopped: its disk failed, or it met a record that it must not pass.
+    Stopped,
     /// The task has left this worker since it was looked up.
     Moved,
     /// More questions wait than are allowed to.
@@ -154,7 +158,7 @@ pub struct TaskStatus {
     pub inputs: Vec<InputStatus>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TaskPhase {
     /// Records of the changelog read, and how many there are.
     Restoring {
@@ -163,7 +167,9 @@ pub enum TaskPhase {
     },
     Running,
     /// It waits for something to heal: a full disk, a bad record under `on_error: fail`.
-    Stopped,
+    Stopped {
+        why: String,
+    },
 }
 
 /// How far a task has read one of its inputs.

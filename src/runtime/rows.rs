@@ -15,6 +15,7 @@ use crate::log::partitioner::partition_of;
 use crate::log::{Input, Log};
 use crate::model::{Clock, Key, Name, Object, Offset, StoreId, TableId, TaskId, Time, Value};
 use crate::operators::fold::table::Table;
+use crate::runtime::fault::Fault;
 use crate::runtime::start::App;
 use crate::runtime::task::Task;
 use crate::runtime::thread::StreamThread;
@@ -93,11 +94,16 @@ impl TaskRows {
         let id = self.task(table, partition);
         let (sender, receiver) = oneshot::channel();
         let question: Question = Box::new(move |thread: &mut StreamThread| {
-            let answer = match thread.tasks_mut().find(|task| task.id == id && task.is_running()) {
+            let task = thread.tasks_mut().find(|task| task.id == id && task.is_running());
+            let answer = match task.and_then(|task| OwnedTable::of(task, table)).map(|mut owned| read(&mut owned)) {
                 None => Err(NoRows::NotOwner),
-                Some(task) => OwnedTable::of(task, table)
-                    .ok_or(NoRows::NotOwner)
-                    .and_then(|mut owned| read(&mut owned).map_err(|error| NoRows::Later(error.to_string()))),
+                Some(Ok(rows)) => Ok(rows),
+                Some(Err(error)) => {
+                    let failed = NoRows::Failed(error.to_string());
+                    // Whoever reads finds it: a damaged file is rebuilt also if no record ever comes to it.
+                    thread.found.get_or_insert(Fault::of_state(id, &error));
+                    Err(failed)
+                }
             };
             // The asker may have gone; then nobody wants the answer.
             let _ = sender.send(answer);

@@ -48,8 +48,9 @@ impl StateStorage for DiskStorage {
         let mut directory = Directory::open(&self.state_dir, &self.app, task)?;
         self.refuse_lost_changelog(&directory)?;
         directory.check_topics(self.topic_ids.iter().map(|(name, id)| (name, id.as_str())))?;
+        let path = directory.path().to_owned();
         let backend = RocksBackend::open(directory, &self.shared)?;
-        TaskState::open(Box::new(backend), stores, self.budget)
+        TaskState::open(Box::new(backend), stores, self.budget).map_err(|error| error.within(&path))
     }
 
     fn wipe(&self, task: TaskId, reason: &str) -> Result<(), StateError> {

@@ -19,6 +19,7 @@ use crate::runtime::retries::Retries;
 use crate::runtime::settings::Guarantee;
 use crate::runtime::start::App;
 use crate::runtime::task::{Phase, Task};
+use crate::state::StateError;
 use crate::topology::names;
 
 /// How long a transaction client may take to begin its life: it ends what an earlier one left open. Tried again then; longer would
@@ -30,6 +31,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(10);
 /// How long a turn waits that may take no records; short, so that the group is served.
 const HELD_PAUSE: Duration = Duration::from_millis(10);
+/// Rebuilds of a task after each of which it was found damaged again; the next one does not begin.
+const REBUILDS_MAX: u32 = 3;
+/// A task that has run for so long since its last rebuild starts to count anew.
+const REBUILDS_FORGOTTEN_MS: i64 = 10 * 60 * 1000;
 
 /// A stream thread. `turn` is called by its OS thread, or by a driver that runs several in steps.
 pub struct StreamThread {
@@ -38,6 +43,11 @@ pub struct StreamThread {
     pub(super) producer: Box<dyn Producer>,
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) opening: BTreeMap<TaskId, Opening>,
+    /// Assigned tasks that stand still because their state failed, and why. Nothing of them is open.
+    pub(super) failed: BTreeMap<TaskId, String>,
+    /// What a question from an edge came upon; answered in the next turn.
+    pub(super) found: Option<Fault>,
+    pub(super) rebuilds: BTreeMap<TaskId, Rebuilds>,
     /// Whose input a slot is. Slots are never used again.
     pub(super) slots: Vec<Option<(TaskId, usize)>>,
     pub(super) writers: Vec<OutputWriter>,
@@ -53,6 +63,14 @@ pub struct StreamThread {
     batch: Vec<Message>,
     committed_at: Time,
     retries: Retries,
+}
+
+/// How often a task was rebuilt in a row.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rebuilds {
+    count: u32,
+    /// Since when it has run after the last one.
+    pub ran_at: Option<Time>,
 }
 
 /// What a turn did.
@@ -79,6 +97,9 @@ impl StreamThread {
             producer,
             tasks: BTreeMap::new(),
             opening: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            found: None,
+            rebuilds: BTreeMap::new(),
             slots: Vec::new(),
             writers: Vec::new(),
             changelogs: Vec::new(),
@@ -113,6 +134,9 @@ impl StreamThread {
     }
 
     fn try_turn(&mut self, wait: Duration) -> Result<Turn, Fault> {
+        if let Some(fault) = self.found.take() {
+            return Err(fault);
+        }
         let mut turn = Turn { is_busy: !self.opening.is_empty(), ..Turn::default() };
         let restoring = assignment::open_tasks(self)? | assignment::restore_tasks(self)?;
         turn.is_busy |= restoring;
@@ -265,37 +289,49 @@ impl StreamThread {
                 Ok(())
             }
             Reaction::CloseTask(id) => {
-                error!(thread = self.number, "{fault}");
-                // Its part of the open transaction goes with it; the other tasks keep theirs.
-                if self.in_transaction {
-                    self.abort().or_else(|fault| self.reopen(&fault))?;
-                }
-                if let Some(task) = self.tasks.get_mut(&id) {
-                    task.state.drop_overlay();
-                    for input in &mut task.inputs {
-                        input.next = input.committed;
-                    }
-                }
-                assignment::stop_task(self, id, fault.what);
-                Ok(())
+                error!(thread = self.number, "{fault}; the task stands still until the cause is gone and the worker is restarted");
+                // First the task: ending the transaction reads the state of those that go on.
+                assignment::discard_task(self, id);
+                // It stays assigned here, and unanswered: elsewhere it would only be restored to meet the same record or the same volume.
+                self.failed.insert(id, fault.what);
+                self.abort_open()
             }
-            Reaction::RebuildTask(id) => {
-                warn!(thread = self.number, "{fault}; rebuilding it from the changelog");
-                if self.in_transaction {
-                    self.abort().or_else(|fault| self.reopen(&fault))?;
-                }
-                if let Some(task) = self.tasks.get_mut(&id) {
-                    task.state.drop_overlay();
-                }
-                assignment::close_tasks(self, &[id]);
-                if let Err(error) = self.app.storage.wipe(id, &fault.what) {
-                    return Err(Fault::of_state(id, &error));
-                }
+            Reaction::RebuildTask(id) => self.rebuild(id, &fault),
+            Reaction::Stop => Err(fault),
+        }
+    }
+
+    /// Throws the state of a task away and reads its changelog again, but not for ever: a disk that damages all that is written to it would
+    /// keep the task restoring.
+    fn rebuild(&mut self, id: TaskId, fault: &Fault) -> Result<(), Fault> {
+        let now = self.app.clock.now();
+        let rebuilds = self.rebuilds.entry(id).or_default();
+        if rebuilds.ran_at.is_some_and(|ran_at| now >= ran_at.plus_ms(REBUILDS_FORGOTTEN_MS)) {
+            rebuilds.count = 0;
+        }
+        rebuilds.count += 1;
+        rebuilds.ran_at = None;
+        if rebuilds.count > REBUILDS_MAX {
+            let what = format!("{fault}; it was rebuilt {REBUILDS_MAX} times already and does not stay whole: look at the disk");
+            return self.react(Fault::new(Reaction::CloseTask(id), what));
+        }
+        warn!(thread = self.number, "{fault}; rebuilding it from the changelog");
+        // Closed without a flush: what is to be thrown away need not be written.
+        assignment::discard_task(self, id);
+        self.abort_open()?;
+        match self.app.storage.wipe(id, &fault.what) {
+            // Held by somebody: opening it waits for that, finds the damage again and comes back here.
+            Ok(()) | Err(StateError::Busy { .. }) => {
                 self.opening.insert(id, Opening::default());
                 Ok(())
             }
-            Reaction::Stop => Err(fault),
+            Err(error) => self.react(Fault::of_state(id, &error)),
         }
+    }
+
+    /// Ends the open transaction, if there is one: the part of a task that failed goes with it.
+    fn abort_open(&mut self) -> Result<(), Fault> {
+        if self.in_transaction { self.abort().or_else(|fault| self.reopen(&fault)) } else { Ok(()) }
     }
 
     /// Ends the open transaction without effect: overlays are forgotten, inputs are read again from the committed offsets.
@@ -368,6 +404,7 @@ impl StreamThread {
         }
         assignment::close_tasks(self, &ids);
         self.opening.clear();
+        self.failed.clear();
         if let Err(error) = self.consumer.close(CLOSE_TIMEOUT) {
             debug!(%error, "while leaving the group");
         }
@@ -405,22 +442,23 @@ impl StreamThread {
         self.tasks.values().any(|task| task.is_dirty(&self.app.plan.subtopologies[task.id.subtopology as usize], now))
     }
 
-    /// Commits, closes all tasks, leaves the group.
-    pub fn shutdown(mut self) -> Result<(), Fault> {
-        let committed = self.commit_now().map(|_| ());
+    /// Commits, closes all tasks, leaves the group. A cluster that does not answer gets a part of the time for each: what was not committed
+    /// is processed again by the next owner.
+    pub fn shutdown(mut self, deadline: Deadline) -> Result<(), Fault> {
+        let committed = commit(&mut self, Deadline::after(deadline.left() / 2)).map(|_| ());
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
         if committed.is_err() {
             for task in self.tasks.values_mut() {
                 task.state.drop_overlay();
             }
             if self.in_transaction
-                && let Err(error) = self.producer.abort(CLOSE_TIMEOUT)
+                && let Err(error) = self.producer.abort(CLOSE_TIMEOUT.min(deadline.left() / 2))
             {
                 warn!(%error, "could not abort the open transaction; the broker does so when its time is over");
             }
         }
         assignment::close_tasks(&mut self, &ids);
-        if let Err(error) = self.consumer.close(CLOSE_TIMEOUT) {
+        if let Err(error) = self.consumer.close(CLOSE_TIMEOUT.min(deadline.left())) {
             warn!(%error, "could not leave the group; its other members take over after the session timeout");
         }
         committed
@@ -438,6 +476,11 @@ impl StreamThread {
 
     pub fn tasks_mut(&mut self) -> impl Iterator<Item = &mut Task> {
         self.tasks.values_mut()
+    }
+
+    /// Tasks that stand still because their state failed, and why.
+    pub fn failed(&self) -> impl Iterator<Item = (TaskId, &str)> {
+        self.failed.iter().map(|(id, why)| (*id, why.as_str()))
     }
 
     /// Tasks that are assigned but not open yet.

@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use crate::model::TaskId;
+use crate::runtime::commit::Deadline;
 use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::rows::{Ask, HasTasks};
 use crate::runtime::start::App;
@@ -66,6 +67,23 @@ impl Seen {
     }
 }
 
+/// What each task of a thread does: those that are open, those that failed, those that are still being opened.
+fn seen(thread: &StreamThread) -> impl Iterator<Item = (TaskId, Seen)> {
+    let open = thread.tasks().map(|task| (task.id, Seen::of(&task.phase)));
+    let failed = thread.failed().map(|(id, why)| (id, Seen::Stopped(why.to_owned())));
+    open.chain(failed).chain(thread.opening().map(|id| (id, Seen::Restoring)))
+}
+
+/// Whether nothing has changed since [`seen`]; asked every turn, so nothing is copied.
+fn is_known(thread: &StreamThread, known: &[(TaskId, Seen)]) -> bool {
+    let mut known = known.iter();
+    let mut is_next = |task: TaskId, does: &dyn Fn(&Seen) -> bool| known.next().is_some_and(|(id, seen)| *id == task && does(seen));
+    thread.tasks().all(|task| is_next(task.id, &|seen| seen.is(&task.phase)))
+        && thread.failed().all(|(id, _)| is_next(id, &|seen| matches!(seen, Seen::Stopped(_))))
+        && thread.opening().all(|id| is_next(id, &|seen| *seen == Seen::Restoring))
+        && known.next().is_none()
+}
+
 /// What a thread is doing, for the health page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ThreadState {
@@ -79,6 +97,8 @@ pub enum ThreadState {
 pub struct Worker {
     app: Arc<App>,
     stop: Arc<AtomicBool>,
+    /// Set before `stop` is.
+    stop_by: Arc<OnceLock<Deadline>>,
     threads: Vec<JoinHandle<Result<(), Fault>>>,
     handle: WorkerHandle,
 }
@@ -89,6 +109,15 @@ pub struct WorkerHandle {
     questions: Vec<SyncSender<Question>>,
     owners: Owners,
     states: Arc<Mutex<Vec<ThreadState>>>,
+}
+
+/// What a task of this worker does, for whoever wants to ask it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    NotHere,
+    Restoring,
+    Running,
+    Stopped,
 }
 
 /// Why a question was not taken.
@@ -123,15 +152,15 @@ impl Crew {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(self, app: Arc<App>) -> Result<Worker, Fault> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, stop_by) = (Arc::new(AtomicBool::new(false)), Arc::new(OnceLock::new()));
         let mut threads = Vec::new();
         for (number, questions) in self.receivers.into_iter().enumerate() {
             let (owners, states) = (self.handle.owners.clone(), self.handle.states.clone());
-            let life = Life { app: app.clone(), number, stop: stop.clone(), owners, states, questions };
+            let life = Life { app: app.clone(), number, stop: stop.clone(), stop_by: stop_by.clone(), owners, states, questions };
             let spawned = Builder::new().name(format!("stream-{number}")).spawn(move || life.run());
             threads.push(spawned.map_err(|error| Fault::new(Reaction::Stop, format!("cannot start a stream thread: {error}")))?);
         }
-        Ok(Worker { app, stop, threads, handle: self.handle })
+        Ok(Worker { app, stop, stop_by, threads, handle: self.handle })
     }
 }
 
@@ -149,14 +178,24 @@ impl Worker {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Commits, leaves the group, ends the threads. Returns the first fault that ended one.
+    /// Commits, leaves the group, ends the threads. Returns the first fault that ended one. A thread that does not get through in time
+    /// (it waits for a cluster that is away) is left behind, as if it had been killed: nothing that it holds is needed.
     ///
     /// # Errors
     /// The fault.
-    pub fn stop(self) -> Result<(), Fault> {
+    pub fn stop(self, within: Duration) -> Result<(), Fault> {
+        let deadline = Deadline::after(within);
+        _ = self.stop_by.set(deadline);
         self.stop.store(true, Ordering::SeqCst);
         let mut result = Ok(());
-        for thread in self.threads {
+        for (number, thread) in self.threads.into_iter().enumerate() {
+            while !thread.is_finished() && !deadline.is_over() {
+                std::thread::park_timeout(TURN_WAIT);
+            }
+            if !thread.is_finished() {
+                warn!(thread = number, ?within, "does not end; what it has not committed is processed again");
+                continue;
+            }
             let ended = thread.join().unwrap_or_else(|_| Err(Fault::new(Reaction::Stop, "a stream thread panicked; this is a bug")));
             if let (Ok(()), Err(fault)) = (&result, ended) {
                 result = Err(fault);
@@ -210,6 +249,16 @@ impl WorkerHandle {
         owners.iter().filter_map(|(id, owner)| Some((*id, why(owner)?))).collect()
     }
 
+    /// Why a task does not answer: it is being restored, or has stopped.
+    pub fn standing(&self, task: TaskId) -> Standing {
+        match self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&task).map(|owner| &owner.phase) {
+            None => Standing::NotHere,
+            Some(Seen::Running) => Standing::Running,
+            Some(Seen::Restoring) => Standing::Restoring,
+            Some(Seen::Stopped(_)) => Standing::Stopped,
+        }
+    }
+
     pub fn states(&self) -> Vec<ThreadState> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -220,6 +269,7 @@ struct Life {
     app: Arc<App>,
     number: usize,
     stop: Arc<AtomicBool>,
+    stop_by: Arc<OnceLock<Deadline>>,
     owners: Owners,
     states: Arc<Mutex<Vec<ThreadState>>>,
     questions: Receiver<Question>,
@@ -246,17 +296,22 @@ impl Life {
         while !self.stop.load(Ordering::Relaxed) {
             self.answer(&mut thread);
             thread.turn(TURN_WAIT)?;
-            let is_known = known.len() == thread.tasks().count()
-                && thread.tasks().zip(&known).all(|(task, (id, seen))| task.id == *id && seen.is(&task.phase));
-            if !is_known {
-                known = thread.tasks().map(|task| (task.id, Seen::of(&task.phase))).collect();
+            if !is_known(&thread, &known) {
+                known = seen(&thread).collect();
                 let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
                 owners.retain(|_, owner| owner.thread != self.number);
                 owners.extend(known.iter().map(|(id, phase)| (*id, Owner { thread: self.number, phase: phase.clone() })));
             }
         }
         info!(thread = self.number, "stopping: committing and leaving the group");
-        thread.shutdown()
+        match thread.shutdown(self.stop_by.get().copied().unwrap_or_else(|| Deadline::after(RETRY_LAST))) {
+            // It was asked to end, and it ends: what it could not commit belongs to whoever has the task next.
+            Err(fault) if fault.reaction != Reaction::Stop => {
+                warn!(thread = self.number, "the last commit failed, what was in it is processed again: {fault}");
+                Ok(())
+            }
+            ended => ended,
+        }
     }
 
     /// Makes the thread, again and again while the cluster is away.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use crate::model::{Key, Name, Offset, StoreId, Time};
 use crate::state::backend::{Backend, ColumnId, RowWrite, is_empty_range};
@@ -114,6 +115,22 @@ pub enum StateError {
     Busy { what: String, cause: String },
     /// Of another app, of a newer format, unsafe: refused, with the folder's name.
     Refused { what: String, cause: String },
+}
+
+impl StateError {
+    /// Says in which folder it happened, where the error does not.
+    #[must_use]
+    pub fn within(mut self, folder: &Path) -> StateError {
+        let (StateError::Io { what, .. }
+        | StateError::Corrupt { what, .. }
+        | StateError::Busy { what, .. }
+        | StateError::Refused { what, .. }) = &mut self;
+        let folder = folder.display().to_string();
+        if !what.contains(&folder) {
+            *what = format!("{what} in {folder}");
+        }
+        self
+    }
 }
 
 impl fmt::Display for StateError {

@@ -19,9 +19,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::info;
 
 use crate::model::{Name, TaskId};
 use crate::state::StateError;
@@ -102,7 +102,7 @@ impl Directory {
     /// # Errors
     /// [`StateError::Io`].
     pub fn wipe(&mut self, reason: &str) -> Result<(), StateError> {
-        warn!(folder = %self.path.display(), reason, "wiping state, it will be restored from the changelogs");
+        info!(folder = %self.path.display(), reason, "throwing the state away");
         // First out of the way in one step: a crash in between must not leave half a database under its name.
         let discarded = self.path.join("discarded");
         let failed = |error: io::Error| io_error("wipe", &self.path, &error);
@@ -152,6 +152,25 @@ impl Directory {
     }
 }
 
+/// Makes the folder of an app, if it is not there, and checks that tasks can have theirs in it: before the group gives us any.
+///
+/// # Errors
+/// [`StateError::Refused`] if it is unsafe or cannot be written to; [`StateError::Io`].
+pub fn prepare(state_dir: &Path, app: &Name) -> Result<(), StateError> {
+    let path = state_dir.join(app.as_str());
+    make(&path)?;
+    for folder in [state_dir, &path] {
+        check_folder(folder)?;
+    }
+    let rights = Access::WRITE_OK | Access::READ_OK | Access::EXEC_OK;
+    rustix::fs::access(&path, rights).map_err(|error| io_error("write to state folder", &path, &error.into()))
+}
+
+fn make(path: &Path) -> Result<(), StateError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| io_error("create state folder", path, &error))
+}
+
 /// The header of a task's folder, and where its database lies, without locking it.
 ///
 /// # Errors
@@ -170,7 +189,7 @@ pub fn look_into(path: &Path) -> Result<(Header, PathBuf), StateError> {
 fn enter(state_dir: &Path, app: &Name, task: TaskId) -> Result<(PathBuf, File), StateError> {
     let app_path = state_dir.join(app.as_str());
     let path = app_path.join(task.to_string());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| io_error("create state folder", &path, &error))?;
+    make(&path)?;
     for folder in [state_dir, &app_path, &path] {
         check_folder(folder)?;
     }
@@ -302,6 +321,14 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// What a person has to mend is refused at once; what may pass (a full disk) is not.
 fn io_error(what: &str, path: &Path, error: &io::Error) -> StateError {
-    StateError::Io { what: format!("{what} {}", path.display()), cause: error.to_string() }
+    let what = format!("{what} {}", path.display());
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "give the user of this process the right to write there",
+        io::ErrorKind::ReadOnlyFilesystem => "mount it for writing",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "move away what is no folder there",
+        _ => return StateError::Io { what, cause: error.to_string() },
+    };
+    StateError::Refused { what, cause: format!("{error}: {remedy}, or set another `worker.state_dir`") }
 }

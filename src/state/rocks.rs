@@ -13,13 +13,14 @@ use std::ops::Bound;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode,
     DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, Error, ErrorKind, FlushOptions, InfoLogger, IngestExternalFileOptions, LogLevel,
     Options, ReadOptions, SingleThreaded, SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions, properties,
 };
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use crate::state::StateError;
 use crate::state::backend::{Backend, BackendKind, ColumnId, RowWrite, Visit, is_empty_range};
@@ -37,6 +38,11 @@ const MEMTABLE_BYTES_MAX: usize = 16 << 20;
 const META_MEMTABLE_BYTES: usize = 256 << 10;
 /// A file made by `ingest`; large enough that few are made, small enough that a compaction of one is short.
 const SST_BYTES_MAX: u64 = 64 << 20;
+/// How long a write may wait for flushes and compactions; half of the time in which a worker is asked to end.
+const STALL_MAX: Duration = Duration::from_secs(5);
+/// A volume with less is called full: a memtable does not fit.
+const FREE_BYTES_MIN: u64 = MEMTABLE_BYTES_MAX as u64;
+const STALL_LOOK: Duration = Duration::from_millis(1);
 /// The column family that RocksDB always has and never drops. We keep nothing in it.
 const UNUSED: &str = DEFAULT_COLUMN_FAMILY_NAME;
 
@@ -95,8 +101,10 @@ impl RocksShared {
         options.set_skip_stats_update_on_db_open(true);
         let folder = folder.display().to_string();
         options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, move |level, text| match level {
-            LogLevel::Error | LogLevel::Fatal => error!(folder, text, "RocksDB"),
-            LogLevel::Warn => warn!(folder, text, "RocksDB"),
+            // An error that matters comes back from a call, and is told by whoever made it; these are the details.
+            LogLevel::Error | LogLevel::Fatal => warn!(folder, text, "RocksDB"),
+            // Most of its warnings are notes ("tail prefetch size is calculated based on heuristics").
+            LogLevel::Warn => debug!(folder, text, "RocksDB"),
             LogLevel::Info | LogLevel::Header => debug!(folder, text, "RocksDB"),
             LogLevel::Debug => debug!(folder, text, "RocksDB"),
         }));
@@ -223,10 +231,35 @@ impl RocksBackend {
         let errors = errors.map_err(|error| self.error("read a property", error))?.unwrap_or(0);
         if errors > self.background_errors {
             self.background_errors = errors;
-            let cause = "RocksDB failed to flush or compact, see the log above; is the disk full?".into();
+            let cause = match free_bytes(&self.path) {
+                Some(free) if free < FREE_BYTES_MIN => {
+                    format!("No space left on device: {free} bytes are free, and RocksDB failed to flush or compact")
+                }
+                _ => "RocksDB failed to flush or compact: the log above has the details".to_owned(),
+            };
             return Err(StateError::Io { what: format!("flush {}", self.path.display()), cause });
         }
         Ok(())
+    }
+
+    /// Waits while RocksDB takes no writes because flushes do not get through. A write would wait by itself, but without end: where
+    /// flushes fail, until somebody makes room, with the whole stream thread. So a flush that has failed in the background is found here,
+    /// before memtables pile up.
+    fn wait_until_writable(&mut self) -> Result<(), StateError> {
+        self.check_background()?;
+        let begun = Instant::now();
+        loop {
+            let stopped = self.database.property_int_value(properties::IS_WRITE_STOPPED);
+            if stopped.map_err(|error| self.error("read a property", error))? != Some(1) {
+                return Ok(());
+            }
+            self.check_background()?;
+            if begun.elapsed() > STALL_MAX {
+                let cause = format!("RocksDB has taken no write for {STALL_MAX:?}, because its flushes or compactions do not get through");
+                return Err(StateError::Io { what: format!("write rows in {}", self.path.display()), cause });
+            }
+            std::thread::park_timeout(STALL_LOOK);
+        }
     }
 
     fn flush_all(&self, options: &FlushOptions) -> Result<(), StateError> {
@@ -345,6 +378,7 @@ impl Backend for RocksBackend {
                 None => batch.delete_cf(family, row.key),
             }
         }
+        self.wait_until_writable()?;
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.database.write_opt(batch, &options).map_err(|error| self.error("write rows", error))
@@ -364,6 +398,8 @@ impl Backend for RocksBackend {
 
     fn flush(&mut self) -> Result<(), StateError> {
         self.refuse_if_read_only("flush")?;
+        // Before it too: a flush waits until it would not stall writes, which it does for ever where flushes fail.
+        self.check_background()?;
         self.flush_all(&FlushOptions::default())?;
         self.check_background()
     }
@@ -423,11 +459,17 @@ fn open_error(path: &Path, error: Error) -> StateError {
     let is_damaged = cause.starts_with("Corruption") || cause.contains("No such file");
     if is_damaged {
         StateError::Corrupt { what, cause }
-    } else if cause.contains("LOCK") {
+    } else if cause.contains("LOCK") || cause.contains("Permission denied") || cause.contains("Read-only file system") {
         StateError::Refused { what, cause }
     } else {
         StateError::Io { what, cause }
     }
+}
+
+/// Bytes that are free on the volume of a folder.
+fn free_bytes(path: &Path) -> Option<u64> {
+    let volume = rustix::fs::statvfs(path).ok()?;
+    Some(volume.f_bavail.saturating_mul(volume.f_frsize))
 }
 
 fn io_error(what: &str, error: &io::Error) -> StateError {

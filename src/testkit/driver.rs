@@ -11,6 +11,7 @@ use crate::log::memory::MemoryCluster;
 use crate::log::partitioner::partition_of;
 use crate::metrics::Metrics;
 use crate::model::{Clock, Headers, ManualClock, Name, Offset, TableId, TaskId, Time};
+use crate::runtime::commit::Deadline;
 use crate::runtime::feed::ViewFeed;
 use crate::runtime::observe::{Committed, Observer};
 use crate::runtime::rows::{Ask, TaskRows};
@@ -26,6 +27,8 @@ use crate::views::memory::{MemoryRedis, MemoryViews};
 
 /// Turns in which a cluster may be busy with one input before we say that it hangs.
 const TURNS_MAX: usize = 100_000;
+/// Time to shut a worker down; the cluster in process answers at once.
+const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// How a driver is set up.
 #[derive(Clone, Debug)]
@@ -264,7 +267,7 @@ impl Driver {
         for number in leaving {
             if let Some(alive) = self.workers.get_mut(&number).and_then(|worker| worker.alive.take()) {
                 // One that cannot commit leaves all the same: the next owner processes again what it did not commit.
-                let left = alive.thread.shutdown();
+                let left = alive.thread.shutdown(Deadline::after(SHUTDOWN));
                 let (app, worker) = (&self.plan.topology.app, worker_name(number)?);
                 if left.is_err() {
                     self.cluster.expire_transaction(&names::transactional_id(app, &worker, 0));

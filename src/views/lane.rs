@@ -392,7 +392,7 @@ impl Lane {
             Answer::NoRows(cause) => {
                 self.error = Some(match cause {
                     NoRows::NotOwner => "the task that owns the rows is not open here".to_owned(),
-                    NoRows::Later(cause) => cause,
+                    NoRows::Later(cause) | NoRows::Failed(cause) => cause,
                 });
                 // Whatever is half done keeps its place in Redis; the watermark does not move by itself.
                 self.give_up(now.plus_ms(HEARTBEAT_MS));

@@ -101,6 +101,7 @@ struct Shared {
     connections: Vec<Connector>,
     script: Script,
     errors: Errors,
+    troubled: Troubled,
     clock: SystemClock,
 }
 
@@ -137,6 +138,7 @@ impl RedisViews {
             connections: (0..CONNECTIONS).map(connector).collect(),
             script: Script::new(SCRIPT),
             errors,
+            troubled: Troubled::default(),
             clock: SystemClock,
         };
         Ok(RedisViews { shared: Arc::new(shared), runtime, lanes: Mutex::default() })
@@ -161,7 +163,7 @@ impl ViewPublisher for RedisViews {
             let wake = Arc::new(Notify::new());
             let status = Arc::new(Mutex::new(lane.view_status()));
             let id = shared.queue.add(table, partition, offset, wake.clone(), dropped);
-            let driver = Driver { shared: shared.clone(), lane, id, wake, status: status.clone(), backoff: BACKOFF_MIN, told: None };
+            let driver = Driver { shared: shared.clone(), lane, id, wake, status: status.clone(), backoff: BACKOFF_MIN, trouble: None };
             let task = self.runtime.spawn(driver.run());
             self.lanes().insert(id, LaneTask { abort: task.abort_handle(), status });
         }
@@ -206,6 +208,9 @@ impl Drop for RedisViews {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        if let Some(trouble) = self.trouble {
+            self.shared.troubled.leave(trouble);
+        }
         self.shared.queue.remove(self.id);
         self.lane.retire();
     }
@@ -219,8 +224,8 @@ struct Driver {
     wake: Arc<Notify>,
     status: Arc<Mutex<ViewStatus>>,
     backoff: Duration,
-    /// The kind of trouble that was logged last; it is logged once.
-    told: Option<Trouble>,
+    /// What the last step met, if it failed.
+    trouble: Option<Trouble>,
 }
 
 impl Driver {
@@ -275,19 +280,25 @@ impl Driver {
 
     fn recovered(&mut self) {
         self.backoff = BACKOFF_MIN;
-        if let Some(told) = self.told.take() {
-            info!(view = %self.lane.view(), partition = self.lane.partition(), after = told.label(), "view goes on");
+        if let Some(trouble) = self.trouble.take()
+            && self.shared.troubled.leave(trouble)
+        {
+            info!(after = trouble.label(), "Redis takes writes again, views catch up");
         }
     }
 
     async fn failed(&mut self, failure: Failure) {
         let Failure { trouble, text } = failure;
         self.shared.errors.count(trouble);
-        // A connection that cannot be made is told by the connector, once for all lanes.
-        if self.told != Some(trouble) && trouble != Trouble::Unreachable {
+        let before = self.trouble.replace(trouble);
+        let is_news = before != Some(trouble) && self.shared.troubled.enter(trouble);
+        if let Some(before) = before.filter(|before| *before != trouble) {
+            self.shared.troubled.leave(before);
+        }
+        if is_news {
             let (view, partition, kind, help) = (self.lane.view(), self.lane.partition(), trouble.label(), trouble.help());
-            warn!(%view, partition, kind, error = %text, help, "Redis did not take a write; it is tried again");
-            self.told = Some(trouble);
+            let address = &self.shared.connections[0].address;
+            warn!(%address, kind, error = %text, help, %view, partition, "Redis does not take writes; streams go on, views wait and try again");
         }
         if trouble == Trouble::WrongType {
             self.shared.clear_bookkeeping(self.id, &self.lane.bookkeeping_keys()).await;
@@ -430,6 +441,8 @@ struct Connector {
     reply_timeout: Duration,
     /// The first of a worker's connectors speaks for all.
     is_first: bool,
+    /// The server that the log was told of last.
+    introduced: Mutex<Option<[String; 4]>>,
     /// With a number that tells it from those before it.
     current: Mutex<Option<(u64, MultiplexedConnection)>>,
     attempts: tokio::sync::Mutex<Attempts>,
@@ -447,7 +460,15 @@ struct Attempts {
 impl Connector {
     fn new(client: Client, address: String, reply_timeout: Duration, is_first: bool) -> Connector {
         let attempts = Attempts { made: 0, retry_at: Instant::now(), delay: BACKOFF_MIN, failure: None };
-        Connector { client, address, reply_timeout, is_first, current: Mutex::default(), attempts: tokio::sync::Mutex::new(attempts) }
+        Connector {
+            client,
+            address,
+            reply_timeout,
+            is_first,
+            introduced: Mutex::default(),
+            current: Mutex::default(),
+            attempts: tokio::sync::Mutex::new(attempts),
+        }
     }
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), Failure> {
@@ -467,8 +488,8 @@ impl Connector {
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
         // The set-up of a connection waits for replies, for which the connection timeout does not count.
         let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
-        let made = match timeout(CONNECT_TIMEOUT * 2, connecting).await {
-            Ok(made) => made.map_err(|error| Failure::connecting(&error)),
+        let made = match timeout(CONNECT_TIMEOUT * 2, greeted(connecting)).await {
+            Ok(made) => made,
             Err(_) => Err(Failure { trouble: Trouble::Unreachable, text: "no answer while connecting".to_owned() }),
         };
         match made {
@@ -484,9 +505,6 @@ impl Connector {
                 Ok(current)
             }
             Err(failure) => {
-                if self.is_first && attempts.failure.is_none() {
-                    warn!(address = %self.address, error = %failure.text, help = failure.trouble.help(), "cannot connect to Redis; streams go on, views wait");
-                }
                 attempts.retry_at = Instant::now() + attempts.delay;
                 attempts.delay = (attempts.delay * 2).min(BACKOFF_MAX);
                 attempts.failure = Some(failure.clone());
@@ -515,6 +533,11 @@ impl Connector {
             Err(_) => String::new(),
         };
         let fact = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim();
+        let server = [fact("run_id"), fact("role"), fact("maxmemory_policy"), fact("maxmemory")].map(str::to_owned);
+        // A connection that breaks again and again (a replica refuses writes) leads to the same server each time.
+        if self.introduced.lock().unwrap_or_else(PoisonError::into_inner).replace(server.clone()) == Some(server) {
+            return;
+        }
         info!(address = %self.address, version = fact("redis_version"), role = fact("role"), "connected to Redis");
         let policy = fact("maxmemory_policy");
         if !matches!(policy, "" | "noeviction") && fact("maxmemory") != "0" {
@@ -524,6 +547,18 @@ impl Connector {
         if fact("redis_mode") == "cluster" {
             warn!(address = %self.address, help = Trouble::Moved.help(), "Redis is a cluster, which views do not support");
         }
+    }
+}
+
+/// A connection on which a first word was said. A server that wants a password first answers a longer command with an error of its
+/// protocol, which nobody understands, and hangs up.
+async fn greeted(connecting: impl Future<Output = Result<MultiplexedConnection, RedisError>>) -> Result<MultiplexedConnection, Failure> {
+    let mut connection = connecting.await.map_err(|error| Failure::connecting(&error))?;
+    let greeting = connection.send_packed_command(&redis::cmd("PING")).await.and_then(Value::extract_error);
+    match greeting.map_err(|error| Failure::connecting(&error)) {
+        // What else it may say (it is loading, this user may not ping) is the lanes' to meet.
+        Err(failure) if matches!(failure.trouble, Trouble::Auth | Trouble::Unreachable) => Err(failure),
+        _ => Ok(connection),
     }
 }
 
@@ -552,11 +587,12 @@ enum Trouble {
     NoPermission,
     WrongType,
     Busy,
+    Database,
     Other,
 }
 
 impl Trouble {
-    const ALL: [Trouble; 13] = [
+    const ALL: [Trouble; 14] = [
         Trouble::Oom,
         Trouble::Loading,
         Trouble::ReadOnly,
@@ -569,6 +605,7 @@ impl Trouble {
         Trouble::NoPermission,
         Trouble::WrongType,
         Trouble::Busy,
+        Trouble::Database,
         Trouble::Other,
     ];
 
@@ -587,6 +624,7 @@ impl Trouble {
             Trouble::NoPermission => "noperm",
             Trouble::WrongType => "wrongtype",
             Trouble::Busy => "busy",
+            Trouble::Database => "database",
             Trouble::Other => "other",
         }
     }
@@ -602,9 +640,10 @@ impl Trouble {
             Trouble::Reset => "the connection broke; another one is made",
             Trouble::Unreachable => "see that Redis runs and `redis.url` is right",
             Trouble::Auth => "see user and password in `redis.url`",
-            Trouble::NoPermission => "give the user the commands that docs/views.md lists",
+            Trouble::NoPermission => "give the user the commands that docs/operations.md lists",
             Trouble::WrongType => "a key of the view's own bookkeeping is of another type; it is removed",
             Trouble::Busy => "Redis cannot write now (another script runs, or it cannot save to disk)",
+            Trouble::Database => "give `redis.url` a number of a database that the server has (its setting `databases`, 16 by default)",
             Trouble::Other => "see the text of the error",
         }
     }
@@ -625,6 +664,7 @@ impl Trouble {
             "NOAUTH" | "WRONGPASS" => Trouble::Auth,
             "NOPERM" => Trouble::NoPermission,
             "WRONGTYPE" => Trouble::WrongType,
+            "ERR" if text.contains("DB index") => Trouble::Database,
             "BUSY" | "MISCONF" | "NOREPLICAS" | "MASTERDOWN" | "TRYAGAIN" => Trouble::Busy,
             // Redis 6 wraps what went wrong in a script: `ERR Error running script …: -OOM command not allowed …`.
             _ => {
@@ -668,7 +708,38 @@ impl From<&RedisError> for Failure {
         } else {
             Trouble::Other
         };
-        Failure { trouble, text: error.to_string() }
+        let text = error.to_string();
+        // The parser of the client tells in several lines which byte it did not expect.
+        let text = if text.contains("Parse error") { "what answers there does not speak the protocol of Redis".to_owned() } else { text };
+        Failure { trouble, text }
+    }
+}
+
+/// How many lanes meet each kind of trouble at the moment. The log tells of the first one and of the last: of a server that is away there
+/// is one thing to say, not one for each view and partition.
+#[derive(Default)]
+struct Troubled(Mutex<[usize; Trouble::ALL.len()]>);
+
+impl Troubled {
+    /// True for the first of its kind. Lanes find out one after the other that their connection is gone: to whom knows that there is no
+    /// server, that is no news.
+    fn enter(&self, trouble: Trouble) -> bool {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = match trouble {
+            Trouble::Reset | Trouble::Timeout => {
+                [Trouble::Reset, Trouble::Timeout, Trouble::Unreachable].iter().any(|known| lanes[*known as usize] > 0)
+            }
+            other => lanes[other as usize] > 0,
+        };
+        lanes[trouble as usize] += 1;
+        !is_known
+    }
+
+    /// True when no lane meets any trouble any more.
+    fn leave(&self, trouble: Trouble) -> bool {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes[trouble as usize] = lanes[trouble as usize].saturating_sub(1);
+        lanes.iter().all(|count| *count == 0)
     }
 }
 

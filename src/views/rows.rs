@@ -69,6 +69,8 @@ pub enum NoRows {
     NotOwner,
     /// Lowercase, no full stop: what to write in the log before trying again.
     Later(String),
+    /// The rows cannot be read: their task is closed, or rebuilt.
+    Failed(String),
 }
 
 /// A row as it is, or its absence.

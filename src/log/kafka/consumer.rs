@@ -26,6 +26,8 @@ use crate::model::{Name, Offset};
 const GROUP_INTERVAL: Duration = Duration::from_millis(10);
 /// Group events, errors and log lines that one poll serves.
 const GROUP_EVENTS_MAX: usize = 16;
+/// How often it is looked whether the group has let us go.
+const LEAVE_LOOK: Duration = Duration::from_millis(5);
 /// A seek waits so long for a partition that is just being started.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -552,14 +554,23 @@ impl Consumer for KafkaConsumer {
         client.client().context().close();
         let until = Instant::now() + timeout;
         if self.is_member {
-            if self.pending.take().is_some() {
-                let _ = client.incremental_unassign(&TopicPartitionList::new());
-            }
-            // A client that has failed for good answers with an error here, and is simply dropped.
-            if client.close_queue().is_ok() {
-                while !client.closed() && Instant::now() < until {
-                    let _ = client.poll(Duration::from_millis(20));
+            // On a thread of its own, which may be left behind. (1) A rebalance waits in the queue, (2) we close, which puts a second
+            // one behind it, (3) our answer to the first lets the membership end, (4) our answer to the second is thrown away
+            // with the queue that it lies in, and the call waits for its result without end.
+            let (leaving, is_asked) = (client.clone(), self.pending.take().is_some());
+            let leave = std::thread::spawn(move || {
+                if is_asked {
+                    let _ = leaving.incremental_unassign(&TopicPartitionList::new());
                 }
+                // A client that has failed for good answers with an error here, and is simply dropped.
+                if leaving.close_queue().is_ok() {
+                    while !leaving.closed() && Instant::now() < until {
+                        let _ = leaving.poll(LEAVE_LOOK);
+                    }
+                }
+            });
+            while !leave.is_finished() && !client.closed() && Instant::now() < until {
+                std::thread::park_timeout(LEAVE_LOOK);
             }
         }
         if client.closed() || !self.is_member {
