@@ -68,6 +68,9 @@ pub struct Task {
     /// Per decoder: tables and their inputs that it feeds.
     feeds: Vec<Vec<(usize, usize)>>,
     buffer: Buffer,
+    /// A record that says `on_error: fail` to one table while others had taken it: input, offset and what to say. What was
+    /// processed since the last commit is forgotten and read again, up to this record and without it.
+    stops_before: Option<(usize, Offset, String)>,
 }
 
 /// A topic's partition as this task reads it.
@@ -138,6 +141,7 @@ impl Task {
             of_input,
             feeds,
             buffer: Buffer::new(subtopology.topics.len()),
+            stops_before: None,
             state,
         })
     }
@@ -191,6 +195,10 @@ impl Task {
 
     fn process(&mut self, input: usize, queued: Queued, now: Time) -> Result<(), Fault> {
         let Queued { message, decoded, .. } = queued;
+        if let Some((_, _, why)) = self.stops_before.as_ref().filter(|(at, offset, _)| *at == input && offset.0 == message.offset()) {
+            return Err(Fault::new(Reaction::StopTask(self.id), why.clone()));
+        }
+        let mut is_touched = false;
         for (at, decoded) in decoded.into_iter().enumerate() {
             let source = self.of_input[input][at];
             match decoded {
@@ -203,20 +211,38 @@ impl Task {
                             Ok(()) => {}
                             Err(Failure::Record { reason, detail }) => {
                                 let detail = format!("table `{}`: {detail}", self.tables[table].spec().name);
-                                self.bad_record(source, &message, reason, detail)?;
+                                let refused = self.bad_record(source, &message, reason, detail);
+                                refused.map_err(|fault| self.undone(fault, is_touched, input, &message))?;
                             }
                             Err(Failure::State(error)) => return Err(Fault::of_state(self.id, &error)),
                         }
+                        is_touched = true;
                     }
                 }
                 Decoded::Filtered => {
                     self.counters[source].filtered.inc();
                 }
-                Decoded::Bad { source, reason, detail } => self.bad_record(source, &message, reason, detail)?,
+                Decoded::Bad { source, reason, detail } => {
+                    let refused = self.bad_record(source, &message, reason, detail);
+                    refused.map_err(|fault| self.undone(fault, is_touched, input, &message))?;
+                    is_touched = true;
+                }
             }
         }
         self.inputs[input].next = Offset(message.offset() + 1);
         Ok(())
+    }
+
+    /// A record is refused that a table or the dead letters may have already. The position stays before it, so they would have it
+    /// twice: what is not committed is undone first.
+    #[cold]
+    fn undone(&mut self, fault: Fault, is_touched: bool, input: usize, message: &Message) -> Fault {
+        if !is_touched {
+            return fault;
+        }
+        let what = format!("task {}: a record is refused that was applied in part", self.id);
+        self.stops_before = Some((input, Offset(message.offset()), fault.what));
+        Fault::new(Reaction::Abort, what)
     }
 
     fn bad_record(&mut self, source: usize, message: &Message, reason: &'static str, detail: String) -> Result<(), Fault> {
