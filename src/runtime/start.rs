@@ -20,6 +20,8 @@ use crate::topology::{Plan, names};
 
 /// How long one question to the cluster may take.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// `max.message.bytes` of the dead letters: a value that is too large to be parsed (1 MiB) must fit, with what is said about it.
+const DEAD_LETTER_BYTES_MAX: usize = 16 << 20;
 /// What a changelog keeps beyond the life of its records, so that a worker that was away can still catch up. Kafka Streams:
 /// `windowstore.changelog.additional.retention.ms`.
 const RETENTION_EXTRA_MS: i64 = 24 * 60 * 60 * 1000;
@@ -169,7 +171,15 @@ fn internal_topics(plan: &Plan, partitions: &[i32], tasks: i32, replication: i16
     let mut wanted = vec![
         topic(names::tasks(app), tasks, vec![("cleanup.policy", "delete".to_owned())]),
         topic(names::workers(app), 1, compact()),
-        topic(names::dead_letters(app), most, vec![("cleanup.policy", "delete".to_owned()), ("retention.ms", "-1".to_owned())]),
+        topic(
+            names::dead_letters(app),
+            most,
+            vec![
+                ("cleanup.policy", "delete".to_owned()),
+                ("retention.ms", "-1".to_owned()),
+                ("max.message.bytes", DEAD_LETTER_BYTES_MAX.to_string()),
+            ],
+        ),
     ];
     for (subtopology, count) in plan.subtopologies.iter().zip(partitions) {
         for store in &subtopology.stores {
