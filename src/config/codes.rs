@@ -121,6 +121,7 @@ codes! { TOPOLOGY_CODES, Topology:
     BAD_STEP Error "bad_step" "a step of a test that cannot be understood" "A test must say one thing at a time.";
     DUPLICATE_TEST Error "duplicate_test" "two tests with one name" "`--filter` could not tell them apart.";
     UNKNOWN_METRIC Error "unknown_metric" "a metric that does not exist" "It would be 0 for ever.";
+    UNKNOWN_REASON Error "unknown_reason" "a reason that no dead letter has" "None would ever be found.";
     SEND_WITHOUT_KEY Error "send_without_key" "a record without a key" "It cannot be taken from `keyed_by`, because the source has none.";
 }
 

@@ -553,7 +553,7 @@ pub static RECORD: Block = Block {
 
 pub static EXPECT_DEAD_LETTER: Block = Block {
     name: "an expectation of a dead letter",
-    summary: "A dead letter like this since the last such expectation.",
+    summary: "A dead letter like this; those that are found are taken, and later expectations do not find them again.",
     keys: &[required("dead_letter", Form::Block(&DEAD_LETTER), "What is compared.")],
 };
 
@@ -563,8 +563,10 @@ pub static DEAD_LETTER: Block = Block {
     keys: &[
         optional("source", Reference, "The source that it came from."),
         optional("reason", Text, "Why."),
+        optional("detail", Text, "Text that its detail contains."),
         optional("key", Data, "Its key."),
         optional("value", Data, "Its value."),
+        optional("headers", Names(Free, &Text), "Headers that must be there."),
         optional("count", Count(0, 1_000_000), "How many there are; default: at least one."),
     ],
 };

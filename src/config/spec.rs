@@ -349,8 +349,11 @@ pub enum ExpectedValue {
 pub struct ExpectDeadLetter {
     pub source: Option<Placed<String>>,
     pub reason: Option<Placed<String>>,
+    /// Text that the detail contains.
+    pub detail: Option<String>,
     pub key: Option<Data>,
     pub value: Option<Data>,
+    pub headers: Vec<(SmolStr, String)>,
     /// `None`: at least one.
     pub count: Option<u64>,
 }

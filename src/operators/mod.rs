@@ -97,8 +97,8 @@ pub struct DeadLetter {
 pub const REASONS: &[(&str, &str)] = &[
     ("not_json", "The value is not JSON."),
     ("not_utf8", "The bytes are not UTF-8 text."),
-    ("wrong_type", "A field has another type than was declared."),
-    ("missing_field", "A field that is not optional is missing or null."),
+    ("wrong_type", "A field has another type than was declared, or is null without being `optional`."),
+    ("missing_field", "A field that is not optional is missing."),
     ("too_large", "The value is larger than the limit, or a row is larger than the topic of its output takes."),
     ("too_deep", "The value is nested deeper than the limit."),
     ("number_out_of_range", "A number does not fit its type."),

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::codec::{KeyCodec, json};
 use crate::log::{Acknowledged, LogError, LogErrorKind, Outgoing};
 use crate::metrics;
-use crate::model::{Headers, Name, Offset, StoreId, TaskId, Time};
+use crate::model::{Headers, Name, Offset, StoreId, TaskId, Time, Value};
 use crate::operators::output::OutputFrom;
 use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
 use crate::runtime::emit::{DeadLetterBox, WriteError};
@@ -124,7 +125,7 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                     Err(WriteError::Log(error)) => return Err(Fault::of_transaction(&error)),
                     Err(WriteError::Row(failure)) => {
                         writer.count_unwritable(&app.metrics);
-                        letters.push(stale_letter(&stale, &failure));
+                        letters.push(stale_letter(&stale, topology.tables[stale.table.0].key, &failure));
                     }
                 }
             }
@@ -146,9 +147,9 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                             letters.push(DeadLetter {
                                 source: change.origin.map_or(first_source, |origin| origin.source),
                                 reason: failure.reason(),
-                                detail: format!("an output of table `{}`: {failure}", topology.tables[id.0].name),
-                                key: Some(Bytes::copy_from_slice(&change.record_key[1..])),
-                                value: None,
+                                detail: format!("output `{}` of table `{}`: {failure}", writer.name(), topology.tables[id.0].name),
+                                key: kafka_key(topology.tables[id.0].key, &change.key),
+                                value: change.new.as_ref().map(row_text),
                                 headers: change.headers.clone(),
                                 offset: change.origin.map_or(-1, |origin| origin.offset),
                                 time: change.time,
@@ -185,18 +186,30 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
 }
 
 /// A stale record that its output cannot write.
-fn stale_letter(stale: &StaleRecord, failure: &Failure) -> DeadLetter {
+fn stale_letter(stale: &StaleRecord, codec: KeyCodec, failure: &Failure) -> DeadLetter {
     DeadLetter {
         source: stale.record.source,
         reason: failure.reason(),
         detail: failure.to_string(),
-        key: Some(Bytes::copy_from_slice(&stale.record.key[1..])),
+        key: kafka_key(codec, &stale.record.key_value),
         value: stale.raw.clone(),
         headers: stale.record.headers.clone(),
         offset: stale.record.offset,
         time: stale.record.time,
         origin: Some(Origin { source: stale.record.source, offset: stale.record.offset }),
     }
+}
+
+/// A key as a producer writes it: stores have it in another form. None for one that cannot be written, which no record has.
+fn kafka_key(codec: KeyCodec, key: &Value) -> Option<Bytes> {
+    let mut bytes = Vec::new();
+    codec.encode(key, &mut bytes).ok().map(|()| bytes.into())
+}
+
+fn row_text(row: &Value) -> Bytes {
+    let mut text = Vec::new();
+    json::write_value(row, &mut text);
+    text.into()
 }
 
 fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Produced, Fault> {
@@ -288,6 +301,10 @@ fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committ
             input.committed = input.next;
             sealed.inputs.push((input.topic.clone(), input.next));
         }
+        // Before the seal: it drops the windows that are not kept any more.
+        for table in &mut task.tables {
+            table.committed(&mut task.state);
+        }
         if let Err(error) = task.state.seal(&sealed) {
             failed = Some(Fault::of_state(task.id, &error));
         }
@@ -297,9 +314,6 @@ fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committ
             if let Some(rows) = rows {
                 (table.prev, table.next) = (before[rows], task.changelogs[rows]);
             }
-        }
-        for table in &mut task.tables {
-            table.committed(&mut task.state);
         }
     }
     if let Some(fault) = failed {

@@ -52,6 +52,10 @@ impl OutputWriter {
         OutputWriter { id, spec, topic, partitions, needs_headers, window, shape, key: Vec::new(), value: Vec::new() }
     }
 
+    pub fn name(&self) -> &Name {
+        &self.spec.name
+    }
+
     pub fn from(&self) -> OutputFrom {
         self.spec.from
     }
@@ -88,7 +92,8 @@ impl OutputWriter {
         let is_shown = wants(change.new.as_ref(), &now).map_err(WriteError::Row)?;
         let was_shown = wants(change.old.as_ref(), &before).map_err(WriteError::Row)?;
         let value = if is_shown {
-            Some(self.value_of(new, &now).map_err(WriteError::Row)?)
+            // A value of null is a tombstone, as everywhere in Kafka.
+            Some(self.value_of(new, &now).map_err(WriteError::Row)?).filter(|value| !value.is_null())
         } else if was_shown && self.spec.on_delete == OnOutputDelete::Tombstone {
             None
         } else {

@@ -70,6 +70,9 @@ pub struct Task {
     buffer: Buffer,
     /// Per input: the rows that its messages will ask for.
     warmed: Vec<Option<Warmed>>,
+    /// A record that says `on_error: fail` to one table while others had taken it: input, offset and what to say. What was
+    /// processed since the last commit is forgotten and read again, up to this record and without it.
+    stops_before: Option<(usize, Offset, String)>,
 }
 
 /// Rows that the messages of an input will ask for, so that they are looked at ahead.
@@ -202,6 +205,7 @@ impl Task {
             of_input,
             feeds,
             buffer: Buffer::new(subtopology.topics.len()),
+            stops_before: None,
             state,
         })
     }
@@ -251,6 +255,10 @@ impl Task {
 
     fn process(&mut self, input: usize, head: Head, now: Time) -> Result<(), Fault> {
         let Head { message, decoded, .. } = head;
+        if let Some((_, _, why)) = self.stops_before.as_ref().filter(|(at, offset, _)| *at == input && offset.0 == message.offset()) {
+            return Err(Fault::new(Reaction::StopTask(self.id), why.clone()));
+        }
+        let mut is_touched = false;
         for (at, decoded) in decoded.into_iter().enumerate() {
             let source = self.of_input[input][at];
             match decoded {
@@ -263,20 +271,38 @@ impl Task {
                             Ok(()) => {}
                             Err(Failure::Record { reason, detail }) => {
                                 let detail = format!("table `{}`: {detail}", self.tables[table].spec().name);
-                                self.bad_record(source, &message, reason, detail)?;
+                                let refused = self.bad_record(source, &message, reason, detail);
+                                refused.map_err(|fault| self.undone(fault, is_touched, input, &message))?;
                             }
                             Err(Failure::State(error)) => return Err(Fault::of_state(self.id, &error)),
                         }
+                        is_touched = true;
                     }
                 }
                 Decoded::Filtered => {
                     self.counters[source].filtered.inc();
                 }
-                Decoded::Bad { source, reason, detail } => self.bad_record(source, &message, reason, detail)?,
+                Decoded::Bad { source, reason, detail } => {
+                    let refused = self.bad_record(source, &message, reason, detail);
+                    refused.map_err(|fault| self.undone(fault, is_touched, input, &message))?;
+                    is_touched = true;
+                }
             }
         }
         self.inputs[input].next = Offset(message.offset() + 1);
         Ok(())
+    }
+
+    /// A record is refused that a table or the dead letters may have already. The position stays before it, so they would have it
+    /// twice: what is not committed is undone first.
+    #[cold]
+    fn undone(&mut self, fault: Fault, is_touched: bool, input: usize, message: &Message) -> Fault {
+        if !is_touched {
+            return fault;
+        }
+        let what = format!("task {}: a record is refused that was applied in part", self.id);
+        self.stops_before = Some((input, Offset(message.offset()), fault.what));
+        Fault::new(Reaction::Abort, what)
     }
 
     fn bad_record(&mut self, source: usize, message: &Message, reason: &'static str, detail: String) -> Result<(), Fault> {

@@ -5,7 +5,7 @@
 //! | rows | the record's key: tag `0x01`, then the key's bytes |
 //! | rows of a windowed table | `0x01`, escaped key, `0x00 0x00`, window start |
 //! | buffer | `0x01`, escaped key, `0x00 0x00`, source, `0x00 0x00`, sequence |
-//! | dedupe | `0x01`, source, `0x00 0x00`, identity |
+//! | dedupe | `0x01`, source, `0x00 0x00`, identity: `0x01`, escaped key, `0x00 0x00`, the id as JSON |
 //! | timers | clock, time, the row's key |
 //! | progress of the operator, beside the rows | `0x00`, name |
 //!
@@ -95,6 +95,14 @@ pub fn split_buffer_key(key: &[u8]) -> Option<(Key, &str, u64)> {
     let (record_key, rest) = take_record_key(key)?;
     let (source, sequence) = take_name(rest)?;
     Some((record_key, source, u64::from_be_bytes(sequence.try_into().ok()?)))
+}
+
+/// An identity: the id as JSON among the records of one key. Which keys share a task must not matter.
+pub fn identity(record_key: &[u8], id: &[u8]) -> Key {
+    let mut identity = Key::new();
+    push_record_key(&mut identity, record_key);
+    identity.extend_from_slice(id);
+    identity
 }
 
 /// The key of an identity that a source has sent.

@@ -11,14 +11,17 @@ use crate::config::spec::{
     ExpectDeadLetter, ExpectMetric, ExpectOutput, ExpectRedis, ExpectTable, Expectation, ExpectedValue, MetricIs, RedisHolds, Step,
     StepKind, TestSpec,
 };
-use crate::model::{Clock, Key, Object, TableId, Time, Value};
+use crate::model::{Clock, Headers, Key, Object, TableId, Time, Value};
 use crate::operators::DeadLetter;
 use crate::runtime::observe::CommittedOutput;
 use crate::state::layout;
 use crate::testkit::driver::{Driver, DriverError, DriverSettings};
 use crate::testkit::send::{ToSend, encode, key_value};
-use crate::topology::Plan;
+use crate::topology::{Plan, Topology};
 use crate::views::place::Held;
+
+/// Characters of a dead letter's value in a message: enough to know it again.
+const DEAD_LETTER_VALUE_SHOWN_MAX: usize = 200;
 
 /// A test that failed: where, and what was expected and found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -221,7 +224,8 @@ impl Scenario {
             .position(|output| *output.name == *name.as_str())
             .ok_or("there is no such output")?;
         let records = self.outputs.remove(&index).unwrap_or_default();
-        let actual = Tree::Array(records.iter().map(output_json).collect());
+        let shows_headers = expected.records.iter().any(|record| !record.headers.is_empty());
+        let actual = Tree::Array(records.iter().map(|record| output_json(record, shows_headers)).collect());
         let wanted = Tree::Array(expected.records.iter().map(wanted_json).collect());
         let is_same = records.len() == expected.records.len()
             && records.iter().zip(&expected.records).all(|(record, expected)| {
@@ -231,40 +235,32 @@ impl Scenario {
                     ExpectedValue::Tombstone => record.value.is_none(),
                     ExpectedValue::Value(data) => record.value.as_ref().is_some_and(|value| contains(&to_json(value), &data.value)),
                 };
-                let headers = expected.headers.iter().all(|(name, value)| {
-                    record.headers.iter().any(|(known, bytes)| known == name && bytes.as_deref() == Some(value.as_bytes()))
-                });
+                let headers = expected.headers.iter().all(|(name, value)| has_header(&record.headers, name, value));
                 key && value && headers
             });
         if is_same { Ok(()) } else { Err(unlike(&format!("output `{name}`: the records since the last look differ"), &wanted, &actual)) }
     }
 
+    /// Those that are found are taken, so that `count: 0` afterwards says that there were no others.
     fn expect_dead_letter(&mut self, expected: &ExpectDeadLetter) -> Result<(), String> {
         let topology = &self.driver.plan().topology;
-        let matches = |letter: &&DeadLetter| {
-            let source = &topology.sources[letter.source.0];
-            let is_source = expected.source.as_ref().is_none_or(|name| *source.name == *name.value.as_str());
-            let is_reason = expected.reason.as_ref().is_none_or(|reason| letter.reason == reason.value);
-            let key = letter.key.as_deref().and_then(|key| source.key.decode(key).ok()).map_or(Tree::Null, |(_, key)| to_json(&key));
-            let is_key = expected.key.as_ref().is_none_or(|wanted| contains(&key, &wanted.value));
-            let value = letter.value.as_deref().map_or(Tree::Null, |bytes| {
-                serde_json::from_slice(bytes).unwrap_or_else(|_| Tree::String(String::from_utf8_lossy(bytes).into_owned()))
-            });
-            is_source && is_reason && is_key && expected.value.as_ref().is_none_or(|wanted| contains(&value, &wanted.value))
-        };
-        let found = self.dead_letters.iter().filter(matches).count() as u64;
-        let holds = expected.count.map_or(found > 0, |count| found == count);
-        if holds {
+        let (found, left): (Vec<DeadLetter>, Vec<DeadLetter>) =
+            std::mem::take(&mut self.dead_letters).into_iter().partition(|letter| is_expected(expected, letter, topology));
+        let count = found.len() as u64;
+        if expected.count.map_or(count > 0, |wanted| wanted == count) {
+            self.dead_letters = left;
             return Ok(());
         }
-        let all: Vec<String> = self
-            .dead_letters
-            .iter()
-            .map(|letter| format!("    {} {} ({})", topology.sources[letter.source.0].name, letter.reason, letter.detail))
-            .collect();
+        let list = |letters: &[DeadLetter]| match letters {
+            [] => "none".to_owned(),
+            some => some.iter().map(|letter| format!("\n    {}", letter_text(letter, topology))).collect(),
+        };
         let wanted = expected.count.map_or("at least one".to_owned(), |count| count.to_string());
-        let there = if all.is_empty() { "    none".to_owned() } else { all.join("\n") };
-        Err(format!("dead letters that match: expected {wanted}, found {found}; all dead letters so far:\n{there}"))
+        Err(format!(
+            "dead letters like this one: the number differs\n  expected: {wanted}\n  actual:   {count}\n  found:    {}\n  others:   {}",
+            list(&found),
+            list(&left)
+        ))
     }
 
     fn expect_metric(&mut self, expected: &ExpectMetric) -> Result<(), String> {
@@ -280,6 +276,43 @@ impl Scenario {
             Err(format!("metric `{}`: it differs\n  expected: {wanted}\n  actual:   {actual}", expected.metric.value))
         }
     }
+}
+
+fn is_expected(expected: &ExpectDeadLetter, letter: &DeadLetter, topology: &Topology) -> bool {
+    let source = &topology.sources[letter.source.0];
+    let headers = expected.headers.iter().all(|(name, value)| has_header(&letter.headers, name, value));
+    expected.source.as_ref().is_none_or(|name| *source.name == *name.value.as_str())
+        && expected.reason.as_ref().is_none_or(|reason| letter.reason == reason.value)
+        && expected.detail.as_ref().is_none_or(|detail| letter.detail.contains(detail))
+        && expected.key.as_ref().is_none_or(|wanted| contains(&letter_key(letter, topology), &wanted.value))
+        && expected.value.as_ref().is_none_or(|wanted| contains(&letter_value(letter), &wanted.value))
+        && headers
+}
+
+fn letter_text(letter: &DeadLetter, topology: &Topology) -> String {
+    let (key, value) = (letter_key(letter, topology), letter_value(letter).to_string());
+    let name = &topology.sources[letter.source.0].name;
+    let short: String = value.chars().take(DEAD_LETTER_VALUE_SHOWN_MAX).collect();
+    let more = if short.len() < value.len() { "…" } else { "" };
+    format!("{name} {}: {} (key {key}, value {short}{more})", letter.reason, letter.detail)
+}
+
+/// The key as the source reads it; a key that it cannot read as text.
+fn letter_key(letter: &DeadLetter, topology: &Topology) -> Tree {
+    let Some(bytes) = letter.key.as_deref() else { return Tree::Null };
+    let read = topology.sources[letter.source.0].key.decode(bytes);
+    read.map_or_else(|_| Tree::String(String::from_utf8_lossy(bytes).into_owned()), |(_, key)| to_json(&key))
+}
+
+/// The value as JSON, or else as text.
+fn letter_value(letter: &DeadLetter) -> Tree {
+    letter.value.as_deref().map_or(Tree::Null, |bytes| {
+        serde_json::from_slice(bytes).unwrap_or_else(|_| Tree::String(String::from_utf8_lossy(bytes).into_owned()))
+    })
+}
+
+fn has_header(headers: &Headers, name: &str, value: &str) -> bool {
+    headers.iter().any(|(known, bytes)| known == name && bytes.as_deref() == Some(value.as_bytes()))
 }
 
 fn unlike(what: &str, expected: &Tree, actual: &Tree) -> String {
@@ -344,8 +377,14 @@ fn same_list(actual: &Tree, expected: &Tree) -> bool {
     contains(actual, expected)
 }
 
-fn output_json(record: &CommittedOutput) -> Tree {
-    serde_json::json!({ "key": to_json(&record.key), "value": record.value.as_ref().map_or(Tree::Null, to_json) })
+fn output_json(record: &CommittedOutput, with_headers: bool) -> Tree {
+    let mut shown = serde_json::json!({ "key": to_json(&record.key), "value": record.value.as_ref().map_or(Tree::Null, to_json) });
+    if with_headers {
+        let text =
+            |bytes: &Option<Bytes>| bytes.as_deref().map_or(Tree::Null, |bytes| Tree::String(String::from_utf8_lossy(bytes).into_owned()));
+        shown["headers"] = record.headers.iter().map(|(name, bytes)| (name.to_string(), text(bytes))).collect();
+    }
+    shown
 }
 
 fn wanted_json(record: &crate::config::spec::ExpectedRecord) -> Tree {
@@ -361,6 +400,10 @@ fn wanted_json(record: &crate::config::spec::ExpectedRecord) -> Tree {
         ExpectedValue::Value(data) => {
             wanted.insert("value".into(), data.value.clone());
         }
+    }
+    if !record.headers.is_empty() {
+        wanted
+            .insert("headers".into(), record.headers.iter().map(|(name, value)| (name.to_string(), Tree::String(value.clone()))).collect());
     }
     Tree::Object(wanted)
 }

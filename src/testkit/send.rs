@@ -1,5 +1,7 @@
 //! Turns a record as a person writes it (a test step, a line of `replay`, a line for `demo`) into bytes of a topic.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use smol_str::SmolStr;
 
@@ -47,7 +49,7 @@ pub fn encode(topology: &Topology, record: ToSend<'_>) -> Result<Encoded, Driver
         DriverError(format!("there is no source `{}`; there are {}", record.to, known.join(", ")))
     })?;
     let source = &topology.sources[index];
-    let value = record.value.map(|text| value_bytes(source, text));
+    let value = record.value.map(|text| value_bytes(source, text)).transpose()?;
     let key = match record.key {
         Some(serde_json::Value::Null) => None,
         Some(key) => Some(encode_key(source.key, &key_value(source.key, key)?)?),
@@ -64,14 +66,18 @@ pub fn encode(topology: &Topology, record: ToSend<'_>) -> Result<Encoded, Driver
     })
 }
 
-/// With the codec `string`, a JSON string is its text.
-fn value_bytes(source: &SourceSpec, text: &str) -> Bytes {
-    if source.value.name == "string"
-        && let Ok(serde_json::Value::String(plain)) = serde_json::from_str(text)
-    {
-        return Bytes::from(plain);
+/// With the codec `string` a JSON string is its text, with `bytes` the base64 of its bytes.
+fn value_bytes(source: &SourceSpec, text: &str) -> Result<Bytes, DriverError> {
+    let is_bytes = source.value.name == "bytes";
+    let plain = match serde_json::from_str(text) {
+        Ok(serde_json::Value::String(plain)) if is_bytes || source.value.name == "string" => plain,
+        _ => return Ok(Bytes::copy_from_slice(text.as_bytes())),
+    };
+    if !is_bytes {
+        return Ok(Bytes::from(plain));
     }
-    Bytes::copy_from_slice(text.as_bytes())
+    let not_base64 = |_| format!("values of `{}` are bytes, written as base64: `{}` is not", source.name, plain.escape_debug());
+    STANDARD.decode(&plain).map(Bytes::from).map_err(|error| DriverError(not_base64(error)))
 }
 
 /// A key in JSON as a value of the codec's type.

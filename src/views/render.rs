@@ -203,7 +203,8 @@ impl Renderer {
             return Rendered::Nothing;
         }
         if was_shown && matches!(occasion, Occasion::Change) {
-            self.notify(&gone, out);
+            // Of a row that is gone one can only tell what it was.
+            self.notify(&held.scope(old, None, changed.key), out);
         }
         Rendered::Removed
     }
@@ -337,12 +338,9 @@ fn window_value((start, end): (Time, Time)) -> Value {
     Value::Object(Object { shape: WINDOW_SHAPE.clone(), slots: Arc::new([timestamp(start), timestamp(end)]) })
 }
 
-/// Headers as a map: text where they are UTF-8, else bytes; of several with one name the last.
+/// Headers as a map of texts, as outputs see them: bytes that are not UTF-8 are replaced; of several with one name the last.
 fn headers_value(headers: &Headers) -> Value {
-    let value = |bytes: &bytes::Bytes| match std::str::from_utf8(bytes) {
-        Ok(text) => Value::string(text),
-        Err(_) => Value::Bytes(bytes.clone()),
-    };
+    let value = |bytes: &bytes::Bytes| Value::string(String::from_utf8_lossy(bytes).as_ref());
     let entries = headers.iter().map(|(name, bytes)| (MapKey::String(name.clone()), bytes.as_ref().map_or(Value::Null, value)));
     Value::Map(Arc::new(entries.collect::<BTreeMap<_, _>>()))
 }

@@ -131,16 +131,15 @@ impl Reader<'_> {
             to: fields.get("to").and_then(|node| self.text(node, "the name of a source"))?,
             value,
             key: fields.get("key").map(Data::of),
-            headers: fields
-                .get("headers")
-                .map(|node| self.texts(node, "`headers`"))
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(name, text)| (SmolStr::new(name.value), text))
-                .collect(),
+            headers: self.headers(&fields),
             time,
             partition: fields.get("partition").and_then(|node| self.count(node, 0, 9_999)).map(|number| number.value as i32),
         })
+    }
+
+    fn headers(&mut self, fields: &Fields<'_>) -> Vec<(SmolStr, String)> {
+        let headers = fields.get("headers").map(|node| self.texts(node, "`headers`")).unwrap_or_default();
+        headers.into_iter().map(|(name, text)| (SmolStr::new(name.value), text)).collect()
     }
 
     /// A map from names to texts.
@@ -270,8 +269,7 @@ impl Reader<'_> {
                 None if tombstone => ExpectedValue::Tombstone,
                 None => ExpectedValue::NotCompared,
             };
-            let headers = fields.get("headers").map(|node| self.texts(node, "`headers`")).unwrap_or_default();
-            let headers = headers.into_iter().map(|(name, text)| (SmolStr::new(name.value), text)).collect();
+            let headers = self.headers(&fields);
             records.push(ExpectedRecord { at: item.at, key: fields.get("key").map(Data::of), value, headers });
         }
         items?;
@@ -283,8 +281,10 @@ impl Reader<'_> {
         Some(ExpectDeadLetter {
             source: fields.get("source").and_then(|node| self.text(node, "the name of a source")),
             reason: fields.get("reason").and_then(|node| self.text(node, "a reason")),
+            detail: fields.get("detail").and_then(|node| self.text(node, "a part of the detail")).map(|text| text.value),
             key: fields.get("key").map(Data::of),
             value: fields.get("value").map(Data::of),
+            headers: self.headers(&fields),
             count: fields.get("count").and_then(|node| self.count(node, 0, 1_000_000)).map(|count| count.value),
         })
     }

@@ -169,6 +169,13 @@ pub struct WindowSpec {
     pub on_late: OnLate,
 }
 
+impl WindowSpec {
+    /// How long a window is kept, from its start.
+    pub fn kept_ms(&self) -> i64 {
+        self.keep_ms.max(self.size_ms.saturating_add(self.grace_ms))
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OnLate {
     #[default]

@@ -16,7 +16,7 @@ use crate::operators::fold::merge::{Arrived, Merge};
 use crate::operators::fold::rules::{self, Operands};
 use crate::operators::fold::{Emit, OnLate, OnStale, OnTimeout, OnTombstone, Role, TableSpec, WhenOwnerMissing};
 use crate::operators::scope::{EVENT_HEADERS, EventValues};
-use crate::operators::{Context, DeadLetter, Failure, Origin, StaleRecord, TableChange};
+use crate::operators::{Context, DeadLetter, Effects, Failure, Origin, StaleRecord, TableChange};
 use crate::state::format::RowCodec;
 use crate::state::layout::{self, TimerClock};
 use crate::state::row::{BufferedRecord, Deleted, Progress, RawRecord, RowState, Version};
@@ -226,13 +226,16 @@ impl Table {
             self.counters.duplicates[input].inc();
             return Ok(());
         }
-        self.progress.stream_time = self.progress.stream_time.max(record.time);
+        let stream_time = self.progress.stream_time;
+        self.progress.stream_time = stream_time.max(record.time);
         let version = Version { order, time: record.time, offset: record.offset };
-        let kept = if self.merge.spec().window.is_some() {
-            self.fold_window(input, record, message, &version, &operands, context)?
+        let folded = if self.merge.spec().window.is_some() {
+            self.fold_window(input, record, message, &version, &operands, context)
         } else {
-            self.fold_row(input, record, message, &version, &operands, context)?
+            self.fold_row(input, record, message, &version, &operands, context)
         };
+        // A bad record leaves nothing behind, no time either.
+        let kept = folded.inspect_err(|_| self.progress.stream_time = stream_time)?;
         if kept
             && let Some((store, key)) = identity
             && let Some(dedupe) = &self.merge.spec().dedupe
@@ -256,7 +259,8 @@ impl Table {
         }
         let mut text = Vec::new();
         json::write_value(&id, &mut text);
-        Ok(Some((store, layout::dedupe_key(&self.merge.spec().inputs[input].source_name, &text))))
+        let identity = layout::identity(&record.key, &text);
+        Ok(Some((store, layout::dedupe_key(&self.merge.spec().inputs[input].source_name, &identity))))
     }
 
     fn is_duplicate(&self, store: StoreId, key: &[u8], time: Time, context: &mut Context<'_>) -> Result<bool, Failure> {
@@ -338,7 +342,7 @@ impl Table {
             self.counters.late_deletes.inc();
         }
         if !self.merge.owner_alive(&row) {
-            self.forget_unwaited(&mut row);
+            self.forget_unwaited(&record.key, &mut row, context.effects);
         }
         if self.stores.buffer.is_some() {
             self.bury_buffered(&record.key, &row, context)?;
@@ -347,16 +351,19 @@ impl Table {
         self.store(&record.key, row, before, cause, context)
     }
 
-    /// Contributions that wait for nobody go with the owner.
-    fn forget_unwaited(&self, row: &mut RowState) {
+    /// Contributions that wait for nobody go with the owner, as those that come after it.
+    fn forget_unwaited(&self, key: &Key, row: &mut RowState, effects: &mut Effects) {
         for input in self.merge.inputs_of(Role::Contributor) {
-            let waits = self.merge.spec().inputs[input]
-                .owner_missing
-                .is_none_or(|missing| matches!(missing.what, WhenOwnerMissing::Placeholder | WhenOwnerMissing::Buffer));
-            if !waits && self.merge.is_alive(row, input) {
-                self.counters.owner_missing[input].inc();
-                self.merge.forget(row, input);
+            let what = self.merge.spec().inputs[input].owner_missing.map_or(WhenOwnerMissing::Placeholder, |missing| missing.what);
+            if matches!(what, WhenOwnerMissing::Placeholder | WhenOwnerMissing::Buffer) || !self.merge.is_alive(row, input) {
+                continue;
             }
+            self.counters.owner_missing[input].inc();
+            if what == WhenOwnerMissing::DeadLetter {
+                let detail = format!("the owner of this key of `{}` was deleted before the time of this record", self.merge.spec().name);
+                effects.dead_letters.push(self.contributed(input, key, row, detail));
+            }
+            self.merge.forget(row, input);
         }
     }
 
@@ -482,7 +489,7 @@ impl Table {
         let end = start.plus_ms(window.size_ms);
         // As in Kafka Streams (`KStreamWindowAggregate`): closed when stream time, this record included, has reached end + grace.
         let is_closed = end.plus_ms(window.grace_ms) <= self.progress.stream_time || end <= self.progress.closed_through;
-        let is_gone = end.plus_ms(window.keep_ms.max(window.grace_ms)) <= self.progress.stream_time;
+        let is_gone = start.plus_ms(window.kept_ms()) <= self.progress.stream_time;
         if is_gone || (is_closed && window.on_late != OnLate::Amend) {
             self.counters.late[input].inc();
             if window.on_late != OnLate::Count {
@@ -505,10 +512,12 @@ impl Table {
             self.stale(input, record, message, context);
         }
         if is_new && self.merge.spec().emit == Emit::Closed && !is_closed {
-            self.set_timer(TimerClock::Stream, end.plus_ms(window.grace_ms), &key, context.state)?;
+            let at = end.plus_ms(window.grace_ms);
+            row.expiry_at = Some(at);
+            self.set_timer(TimerClock::Stream, at, &key, context.state)?;
         }
         let cause = Cause { headers: record.headers.clone(), origin: Some(Origin { source: record.source, offset: record.offset }) };
-        if is_closed && self.merge.spec().emit == Emit::Closed {
+        if is_closed && self.merge.spec().emit == Emit::Closed && row.expiry_at.is_none() {
             // Amended after it left: it leaves again, as a change of what left before.
             let old = self.shown(&key, context.state)?.map(Value::Object);
             let new = self.merge.show(&row).map(Value::Object);
@@ -520,17 +529,27 @@ impl Table {
         Ok(true)
     }
 
-    /// Closes what is open when input has stopped for `idle_close`.
-    fn close_idle(&mut self, now: Time) {
-        let Some(idle) = self.merge.spec().window.and_then(|window| window.idle_close_ms) else { return };
-        let Some(window) = self.merge.spec().window else { return };
-        if self.active_at == Time::MAX || now.0.saturating_sub(self.active_at.0) < idle || self.progress.stream_time == Time::MIN {
-            return;
+    /// Closes what is open when input has stopped for `idle_close`. A restart begins the wait anew.
+    fn close_idle(&mut self, now: Time, state: &mut TaskState) -> Result<(), StateError> {
+        let Some(window) = self.merge.spec().window else { return Ok(()) };
+        let Some(idle) = window.idle_close_ms else { return Ok(()) };
+        if self.progress.stream_time == Time::MIN {
+            return Ok(());
         }
         let newest_end =
             Time(self.progress.stream_time.0.div_euclid(window.size_ms).saturating_mul(window.size_ms)).plus_ms(window.size_ms);
-        self.progress.closed_through = self.progress.closed_through.max(newest_end);
-        self.active_at = Time::MAX;
+        if self.progress.closed_through >= newest_end {
+            return Ok(());
+        }
+        if self.active_at == Time::MAX {
+            self.active_at = now;
+        }
+        if now.0.saturating_sub(self.active_at.0) >= idle {
+            self.progress.closed_through = newest_end;
+            // Nothing else may be there to commit, and a record that comes after a crash is as late as one before it.
+            self.save_progress(state)?;
+        }
+        Ok(())
     }
 
     // Buffer -------------------------------------------------------------------------------------------------------
@@ -650,14 +669,8 @@ impl Table {
 
     /// Restores the timers of a row that came from the changelog.
     pub fn index(&mut self, key: &[u8], value: &[u8], state: &mut TaskState) -> Result<(), StateError> {
+        // Windows have timers only where each leaves when it closes, and none once it has.
         if !is_row_key(key) || self.merge.spec().window.is_some_and(|_| self.merge.spec().emit != Emit::Closed) {
-            return Ok(());
-        }
-        if let Some(window) = self.merge.spec().window {
-            if let Some((_, start)) = layout::split_windowed_key(key) {
-                let at = start.plus_ms(window.size_ms + window.grace_ms);
-                state.restore_put(self.stores.timers, &layout::timer_key(TimerClock::Stream, at, key), Some(&[]))?;
-            }
             return Ok(());
         }
         let mut row = std::mem::take(&mut self.row);
@@ -690,7 +703,7 @@ impl Table {
 
     /// Lets timers fire that are due. Returns whether more are due.
     pub fn tick(&mut self, context: &mut Context<'_>) -> Result<bool, Failure> {
-        self.close_idle(context.now);
+        self.close_idle(context.now, context.state)?;
         let closed = self.progress.closed_through;
         // Windows closed for want of input fire before stream time reaches their grace.
         let stream_due = match self.merge.spec().window {
@@ -742,14 +755,16 @@ impl Table {
     }
 
     fn close_window(&mut self, key: &Key, context: &mut Context<'_>) -> Result<(), Failure> {
-        let row = self.load(key, context.state)?;
-        if self.merge.is_blank(&row) {
+        let mut row = self.load(key, context.state)?;
+        // The entry of the index is gone with its task's disk, or came back from the changelog: the row says whether it has left.
+        if row.expiry_at.take().is_none() {
             return Ok(());
         }
+        let cause = Cause { headers: Headers::default(), origin: None };
         let new = self.merge.show(&row).map(Value::Object);
-        let change = self.change(key, None, new, row.changed_at, &Cause { headers: Headers::default(), origin: None });
+        let change = self.change(key, None, new, row.changed_at, &cause);
         self.singly.extend(change);
-        Ok(())
+        self.write(key, &row, cause, context.state)
     }
 
     /// An identity is older than `for`: a record with it is no duplicate any more.
@@ -807,7 +822,8 @@ impl Table {
                 }
                 OnTimeout::Delete => {}
                 OnTimeout::DeadLetter => {
-                    let letter = self.waited_in_vain(input, key, &row);
+                    let detail = format!("no owner of `{}` spoke within `max_wait`", self.merge.spec().name);
+                    let letter = self.contributed(input, key, &row, detail);
                     context.effects.dead_letters.push(letter);
                 }
             }
@@ -837,11 +853,11 @@ impl Table {
         Ok(())
     }
 
-    /// The dead letter of a contribution: the record as it came, or, where the row had been complete meanwhile, its fields.
-    fn waited_in_vain(&self, input: usize, key: &Key, row: &RowState) -> DeadLetter {
+    /// The dead letter of a contribution without owner: the record as it came, or, where the row had been complete meanwhile, its
+    /// fields.
+    fn contributed(&self, input: usize, key: &Key, row: &RowState, detail: String) -> DeadLetter {
         let feed = &self.merge.spec().inputs[input];
         let source = &row.sources[input];
-        let detail = format!("no owner of `{}` spoke within `max_wait`", self.merge.spec().name);
         if let Some(raw) = &source.raw {
             return waited_dead_letter(feed.source, raw, "owner_missing", detail);
         }
@@ -929,8 +945,9 @@ impl Table {
         if let Some(window) = self.merge.spec().window
             && self.progress.stream_time != Time::MIN
         {
-            let keep = window.keep_ms.max(window.grace_ms);
-            let gone = self.progress.stream_time.0.saturating_sub(keep).saturating_sub(window.size_ms);
+            // Timers fire in portions: a window that has yet to leave is kept until it has.
+            let leaving = self.next_stream.0.saturating_sub(window.size_ms).saturating_sub(window.grace_ms);
+            let gone = self.progress.stream_time.0.saturating_sub(window.kept_ms()).min(leaving);
             state.drop_segments_before(self.stores.rows, Time(gone));
         }
     }

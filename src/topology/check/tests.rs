@@ -2,6 +2,7 @@
 
 use crate::config::codes;
 use crate::config::diagnostic::Place;
+use crate::config::diagnostic::Placed;
 use crate::config::spec::ExpectMetric;
 use crate::config::spec::ExpectTable;
 use crate::config::spec::Expectation;
@@ -10,6 +11,7 @@ use crate::config::spec::StepKind;
 use crate::config::spec::TableBlock;
 use crate::config::suggest;
 use crate::metrics::METRICS;
+use crate::operators::REASONS;
 use crate::topology::check::Checker;
 use crate::topology::check::Kind;
 
@@ -89,6 +91,9 @@ impl Checker<'_> {
                 if let Some(source) = &expected.source {
                     self.source_reference(source, "dead letters come from sources");
                 }
+                if let Some(reason) = &expected.reason {
+                    self.expected_reason(reason);
+                }
             }
             Expectation::Metric(expected) => self.expected_metric(expected),
         }
@@ -123,6 +128,15 @@ impl Checker<'_> {
                 .push(codes::UNKNOWN_FIELD, *at, format!("rows of `{}` have no field `{name}`", table.name.value))
                 .help_if(help);
         }
+    }
+
+    fn expected_reason(&mut self, reason: &Placed<String>) {
+        if REASONS.iter().any(|(known, _)| *known == reason.value) {
+            return;
+        }
+        let help = suggest::did_you_mean(&reason.value, REASONS.iter().map(|(known, _)| *known), "reasons");
+        let message = format!("no dead letter has the reason `{}`", reason.value);
+        self.diagnostics.push(codes::UNKNOWN_REASON, reason.at, message).help_if(help);
     }
 
     fn expected_metric(&mut self, expected: &ExpectMetric) {
