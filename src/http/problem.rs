@@ -54,7 +54,7 @@ impl From<Unanswered> for Problem {
 
 /// The task is not yet what its changelog says it is.
 pub fn restoring(retry_after: Duration) -> Problem {
-    Problem::later("restoring", "the task of this key is being restored from its changelog", retry_after)
+    Problem::later("restoring", "a task that the answer needs is being restored from its changelog", retry_after)
 }
 
 impl IntoResponse for Problem {

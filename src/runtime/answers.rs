@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{join_all, ready};
 use serde_json::json;
 
 use crate::codec::json::to_json;
@@ -23,7 +23,7 @@ use crate::runtime::queries::{
 use crate::runtime::rows::{OwnedTable, TaskRows};
 use crate::runtime::start::App;
 use crate::runtime::task::Phase;
-use crate::runtime::worker::{ThreadState, WorkerHandle};
+use crate::runtime::worker::{TaskSeen, ThreadState, WorkerHandle};
 use crate::state::layout;
 use crate::topology::explain;
 use crate::views::ViewPublisher;
@@ -89,7 +89,11 @@ impl WorkerAnswers {
         partition: i32,
         read: impl FnOnce(&mut OwnedTable<'_>) -> Result<T, crate::state::StateError> + Send + 'static,
     ) -> Answered<T> {
-        self.rows.of_owner(table, partition, read).map(|answer| answer.map_err(unanswered)).boxed()
+        match self.handle.phase(self.rows.task(table, partition)) {
+            Some(TaskSeen::Restoring) => ready(Err(Unanswered::Restoring { retry_after: RESTORE_RETRY })).boxed(),
+            Some(TaskSeen::Stopped) => ready(Err(Unanswered::Failed("the task has stopped: `/health/ready` says why".into()))).boxed(),
+            Some(TaskSeen::Running) | None => self.rows.of_owner(table, partition, read).map(|answer| answer.map_err(unanswered)).boxed(),
+        }
     }
 
     /// Where a key may be: the partitions that producers' spellings of it choose, the likeliest first.
@@ -121,7 +125,8 @@ impl WorkerAnswers {
             let asked = self.handle.ask_thread(
                 thread,
                 Box::new(move |thread| {
-                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).collect::<Vec<_>>());
+                    let ends = thread.ends();
+                    let _ = sender.send(thread.tasks().map(|task| status(task, &names, &ends)).collect::<Vec<_>>());
                 }),
             );
             if asked.is_ok() {
@@ -140,11 +145,15 @@ impl WorkerAnswers {
     }
 }
 
-fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> TaskStatus {
+fn status(
+    task: &crate::runtime::Task,
+    names: &BTreeMap<u32, Vec<Name>>,
+    ends: &BTreeMap<(TaskId, usize), Offset>,
+) -> TaskStatus {
     TaskStatus {
         id: task.id,
         phase: match &task.phase {
-            Phase::Restoring(restore) => TaskPhase::Restoring { done: restore.restored, total: restore.total },
+            Phase::Restoring(restore) => TaskPhase::Restoring { done: restore.done(), total: restore.total },
             Phase::Running => TaskPhase::Running,
             Phase::Stopped { .. } => TaskPhase::Stopped,
         },
@@ -152,7 +161,13 @@ fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> Task
         inputs: task
             .inputs
             .iter()
-            .map(|input| InputStatus { topic: input.topic.clone(), partition: task.id.partition, position: input.committed, end: None })
+            .enumerate()
+            .map(|(at, input)| InputStatus {
+                topic: input.topic.clone(),
+                partition: task.id.partition,
+                position: input.committed,
+                end: ends.get(&(task.id, at)).copied(),
+            })
             .collect(),
     }
 }
@@ -250,6 +265,15 @@ impl Queries for WorkerAnswers {
                 Ok(Page { rows, has_more, partitions })
             })
             .boxed()
+    }
+
+    fn others(&self, table: TableId) -> Vec<String> {
+        self.peers.owners(self.rows.task(table, 0).subtopology, self.clock.now())
+    }
+
+    fn partition_count(&self, table: TableId) -> i32 {
+        use crate::views::rows::RowSource;
+        self.rows.partition_count(table)
     }
 
     fn windows(&self, table: TableId, key: Key, from: Time, to: Time, limit: usize) -> Answered<Answer<Vec<WindowRow>>> {

@@ -98,6 +98,25 @@ pub fn prepare(parts: Parts<'_>) -> Result<App, StartError> {
     Ok(App { plan, tasks, partitions, topic_ids, settings, log, storage, clock, metrics, observers })
 }
 
+/// Compares the cluster with the plan and changes nothing. Returns the internal topics that a start would make.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn compare(plan: &Plan, settings: &Settings, log: &dyn Log) -> Result<Vec<Name>, StartError> {
+    let admin = log.admin()?;
+    let inputs = describe_inputs(plan, admin.as_ref())?;
+    let partitions = check_partitions(plan, &inputs)?;
+    let tasks = task_list(&partitions).len() as i32;
+    let wanted = internal_topics(plan, &partitions, tasks, replication(settings, admin.as_ref())?);
+    let names: Vec<Name> = wanted.iter().map(|topic| topic.name.clone()).collect();
+    let found = admin.describe(&names, ADMIN_TIMEOUT)?;
+    let problems = internal_problems(&wanted, &found, admin.as_ref())?;
+    if !problems.is_empty() {
+        return Err(StartError { can_heal: false, problems });
+    }
+    Ok(names.into_iter().zip(found).filter_map(|(name, found)| found.is_none().then_some(name)).collect())
+}
+
 /// Tasks in the order of sub-topologies and partitions; the index is the partition of the task topic.
 pub fn task_list(partitions: &[i32]) -> Vec<TaskId> {
     let of = |(subtopology, count): (usize, &i32)| (0..*count).map(move |partition| TaskId { subtopology: subtopology as u32, partition });
@@ -203,14 +222,22 @@ fn make_internal(wanted: &[NewTopic], admin: &dyn Admin) -> Result<(), StartErro
             info!(topic = %topic.name, partitions = topic.partitions, "made internal topic");
         }
     }
-    let mut problems = Vec::new();
     for (topic, found) in wanted.iter().zip(&found) {
-        let Some(found) = found else { continue };
-        let is_task_topic = topic.name.ends_with("-tasks");
-        if is_task_topic && found.partitions < topic.partitions {
-            // Tasks only grow: a partition added to an input adds a task, and nothing takes one away.
+        // Tasks only grow: a partition added to an input adds a task, and nothing takes one away.
+        if topic.name.ends_with("-tasks") && found.as_ref().is_some_and(|found| found.partitions < topic.partitions) {
             admin.add_partitions(&topic.name, topic.partitions, ADMIN_TIMEOUT)?;
-        } else if topic.name.ends_with("-changelog") && found.partitions != topic.partitions {
+        }
+    }
+    let problems = internal_problems(wanted, &found, admin)?;
+    if problems.is_empty() { Ok(()) } else { Err(StartError { can_heal: false, problems }) }
+}
+
+/// What is wrong with internal topics that exist.
+fn internal_problems(wanted: &[NewTopic], found: &[Option<TopicDescription>], admin: &dyn Admin) -> Result<Vec<String>, StartError> {
+    let mut problems = Vec::new();
+    for (topic, found) in wanted.iter().zip(found) {
+        let Some(found) = found else { continue };
+        if topic.name.ends_with("-changelog") && found.partitions != topic.partitions {
             problems.push(format!(
                 "internal topic `{}` has {} partitions, its inputs have {}: partitions of an input were added after the app had state, so keys have moved; \
                  use a new app name, or delete the app's internal topics and start anew",
@@ -228,5 +255,5 @@ fn make_internal(wanted: &[NewTopic], admin: &dyn Admin) -> Result<(), StartErro
             ));
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(StartError { can_heal: false, problems }) }
+    Ok(problems)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
@@ -15,6 +15,7 @@ use crate::runtime::assignment::{self, Opening};
 use crate::runtime::commit::{Deadline, Outcome, commit};
 use crate::runtime::emit::OutputWriter;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::gauges::{self, ThreadGauges};
 use crate::runtime::settings::Guarantee;
 use crate::runtime::start::App;
 use crate::runtime::task::{Phase, Task};
@@ -40,6 +41,7 @@ pub struct StreamThread {
     pub(super) in_transaction: bool,
     /// Counts the consumers this thread has had: an event of an earlier one is not answered to a later one.
     membership: u64,
+    pub(super) gauges: ThreadGauges,
     number: usize,
     batch: Vec<Message>,
     committed_at: Time,
@@ -63,6 +65,7 @@ impl StreamThread {
         let consumer = make_consumer(&app, number)?;
         let producer = make_producer(&app, number)?;
         let committed_at = app.clock.now();
+        let gauges = ThreadGauges::new(&app.metrics, number);
         let mut thread = StreamThread {
             app,
             consumer,
@@ -75,6 +78,7 @@ impl StreamThread {
             dead_letter_topic: (TopicHandle(0), 1),
             in_transaction: false,
             membership: 0,
+            gauges,
             number,
             batch: Vec::new(),
             committed_at,
@@ -107,6 +111,7 @@ impl StreamThread {
         let limit = if has_queued { 0 } else { self.app.settings.poll_records_max };
         let polled = self.consumer.poll(limit, wait, &mut batch);
         turn.messages = batch.len();
+        self.gauges.polled(batch.len(), batch.first().map(Message::time));
         let now = self.app.clock.now();
         for message in batch.drain(..) {
             let owner = self.slots.get(message.slot() as usize).copied().flatten();
@@ -124,9 +129,13 @@ impl StreamThread {
             }
         }
         let overlay_bytes_max = self.app.settings.overlay_bytes_max;
+        let began = (turn.messages > 0).then(Instant::now);
         for task in self.tasks.values_mut().filter(|task| task.is_running()) {
             task.process_all(now, overlay_bytes_max)?;
             turn.is_busy |= task.tick(now)?;
+        }
+        if let Some(began) = began {
+            self.gauges.processed(began);
         }
         let overlay_is_full = self.tasks.values().any(|task| task.has_queued());
         if overlay_is_full || now.0 - self.committed_at.0 >= self.app.settings.commit_interval.as_millis() as i64 {
@@ -138,8 +147,13 @@ impl StreamThread {
     /// Commits now, whatever the interval says.
     pub fn commit_now(&mut self) -> Result<Outcome, Fault> {
         self.committed_at = self.app.clock.now();
+        let began = Instant::now();
         let outcome = commit(self, Deadline::after(self.app.settings.transaction_timeout))?;
         let now = self.app.clock.now();
+        if outcome == Outcome::Committed {
+            self.gauges.committed(began, now);
+        }
+        self.gauges.refresh(now, &self.tasks, &self.opening, self.consumer.as_mut());
         for task in self.tasks.values_mut() {
             task.state.flush_if_due(now).map_err(|error| Fault::of_state(task.id, &error))?;
         }
@@ -396,10 +410,18 @@ impl StreamThread {
             }
         }
         assignment::close_tasks(&mut self, &ids);
+        self.gauges.forget_all();
         if let Err(error) = self.consumer.close(CLOSE_TIMEOUT) {
             warn!(%error, "could not leave the group; its other members take over after the session timeout");
         }
         committed
+    }
+
+    /// Where the inputs of this thread's tasks end, by task and input, as far as that is known without asking the cluster.
+    pub fn ends(&mut self) -> BTreeMap<(TaskId, usize), Offset> {
+        let StreamThread { tasks, consumer, .. } = self;
+        let inputs = tasks.values().flat_map(|task| task.inputs.iter().enumerate().map(|(at, input)| (task.id, at, input)));
+        inputs.filter_map(|(id, at, input)| Some(((id, at), gauges::end_of(input, consumer.as_mut())?))).collect()
     }
 
     /// The tasks of this thread, for queries and status.
@@ -424,14 +446,19 @@ impl StreamThread {
     /// Records between what is processed and the end of the inputs; asks the broker.
     pub fn lag(&mut self) -> Result<i64, Fault> {
         let mut lag = 0;
-        let inputs: Vec<(Name, i32, Offset)> = self
+        let inputs: Vec<(Option<u32>, Name, i32, Offset, bool)> = self
             .tasks
             .values()
-            .flat_map(|task| task.inputs.iter().map(|input| (input.topic.clone(), task.id.partition, input.next)))
+            .flat_map(|task| {
+                task.inputs.iter().map(|input| (input.slot, input.topic.clone(), task.id.partition, input.next, task.has_queued()))
+            })
             .collect();
-        for (topic, partition, next) in inputs {
+        for (slot, topic, partition, next, has_queued) in inputs {
             let (_, end) = self.consumer.bounds(&topic, partition, CLOSE_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
-            lag += (end.0 - next.0).max(0);
+            // A topic that is written in transactions ends in markers, which are read over and never processed.
+            let position = slot.map(|slot| self.consumer.position(slot)).transpose().map_err(|error| Fault::of_log(&error))?.flatten();
+            let is_read = !has_queued && position.is_some_and(|position| position >= end);
+            lag += if is_read { 0 } else { (end.0 - next.0).max(0) };
         }
         Ok(lag)
     }

@@ -66,6 +66,14 @@ impl Seen {
     }
 }
 
+/// What a task that is here is doing, for those who would ask it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TaskSeen {
+    Restoring,
+    Running,
+    Stopped,
+}
+
 /// What a thread is doing, for the health page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ThreadState {
@@ -195,6 +203,16 @@ impl WorkerHandle {
     /// The tasks that are here, in whatever phase.
     pub fn tasks(&self) -> Vec<TaskId> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// What a task is doing; `None` if it is not here.
+    pub fn phase(&self, task: TaskId) -> Option<TaskSeen> {
+        let owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        owners.get(&task).map(|owner| match owner.phase {
+            Seen::Restoring => TaskSeen::Restoring,
+            Seen::Running => TaskSeen::Running,
+            Seen::Stopped(_) => TaskSeen::Stopped,
+        })
     }
 
     /// Tasks that are being restored.
