@@ -471,6 +471,10 @@ fn reword(source: &str, start: usize, message: &str) -> (String, Option<String>,
         let missing = rest.split('\'').next().unwrap_or(rest);
         return (format!("`{missing}` is missing here"), Some(format!("write `{missing}` before this")), 1);
     }
+    if text.starts_with("invalid string literal") || text.starts_with("invalid bytes literal") {
+        let help = "escapes are \\n \\t \\\\ \\\" \\' \\x41 \\u00e9 \\U0001F600; in r\"…\" a backslash is one";
+        return ("the text has an escape that stands for no character".to_owned(), Some(help.to_owned()), 1);
+    }
     (text.to_lowercase(), None, 1)
 }
 

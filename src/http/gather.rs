@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -79,13 +79,23 @@ pub async fn gathered(
         part_of(answer, endpoint).await
     });
     let mut parts = vec![here];
-    parts.extend(try_join_all(asked).await?);
+    let mut failed = None;
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(part) => parts.push(part),
+            Err(problem) => failed = Some(problem),
+        }
+    }
     let all = merged(parts, limit);
     let missing: Vec<String> = (0..state.queries.partition_count(table.id))
         .filter(|partition| !all.partitions.contains(partition))
         .map(|partition| partition.to_string())
         .collect();
     if !missing.is_empty() {
+        // One that has gone matters only if nobody has its partitions yet.
+        if let Some(problem) = failed {
+            return Err(problem);
+        }
         let detail = format!("no worker answers for partition {} of `{}` at the moment", missing.join(", "), table.name);
         return Err(Problem::later("unassigned", detail, RETRY_AFTER_DEFAULT));
     }

@@ -43,6 +43,9 @@ fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
     if uri_bytes > state.limits.uri_bytes {
         return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", format!("at most {} bytes", state.limits.uri_bytes)));
     }
+    if !is_percent_encoded(uri.path()) {
+        return Err(Problem::bad_request("bad_path", "a `%` in the path is followed by two hexadecimal digits; the sign itself is `%25`"));
+    }
     if request.body().size_hint().lower() > state.limits.body_bytes {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("at most {} bytes", state.limits.body_bytes)));
     }
@@ -50,6 +53,11 @@ fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with a token of this worker"))
+}
+
+/// Whether each `%` begins the code of a byte. Others let it stand for itself, and then a misspelt key is one that is absent.
+fn is_percent_encoded(path: &str) -> bool {
+    path.split('%').skip(1).all(|after| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Compares with every token in a time that does not tell which one was nearly right.

@@ -112,6 +112,7 @@ impl StreamThread {
         let polled = self.consumer.poll(limit, wait, &mut batch);
         turn.messages = batch.len();
         self.gauges.polled(batch.len(), batch.first().map(Message::time));
+        let began = (turn.messages > 0).then(Instant::now);
         let now = self.app.clock.now();
         for message in batch.drain(..) {
             let owner = self.slots.get(message.slot() as usize).copied().flatten();
@@ -129,7 +130,6 @@ impl StreamThread {
             }
         }
         let overlay_bytes_max = self.app.settings.overlay_bytes_max;
-        let began = (turn.messages > 0).then(Instant::now);
         for task in self.tasks.values_mut().filter(|task| task.is_running()) {
             task.process_all(now, overlay_bytes_max)?;
             turn.is_busy |= task.tick(now)?;
