@@ -24,9 +24,7 @@ pub type Gauge = PrometheusGauge;
 pub type Histogram = PrometheusHistogram;
 
 /// Upper bounds of every histogram, in the unit of its name: one scale reads as milliseconds up to nine minutes and as records of a batch.
-pub const BUCKETS: [f64; 18] = [
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5,
-];
+pub const BUCKETS: [f64; 18] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5];
 
 type Labels = Vec<(String, String)>;
 
@@ -82,6 +80,18 @@ pub const BAD_RECORDS: Metric = counter(
     &["source", "action"],
     "Bad records, by what was done with them: `dead_letter` or `skip`.",
     "Read the dead letters: their headers say what is wrong.",
+);
+pub const CUT_DEAD_LETTERS: Metric = counter(
+    "millstream_cut_dead_letters_total",
+    &["source"],
+    "Dead letters that hold only a part of their record, as it is larger than `max.message.bytes` of their topic.",
+    "Raise that limit, if the rest is wanted; the whole record is at the position that the letter names.",
+);
+pub const UNWRITABLE_ROWS: Metric = counter(
+    "millstream_unwritable_rows_total",
+    &["output"],
+    "Changes that an output did not write: an expression failed, or its topic takes no record so large. Each is a dead letter.",
+    "Read the dead letters; raise `max.message.bytes` of the output's topic, or write less.",
 );
 pub const FILTERED_RECORDS: Metric = counter(
     "millstream_filtered_records_total",
@@ -298,12 +308,8 @@ pub const ROCKSDB_CACHE_BYTES: Metric = gauge(
 );
 pub const ROCKSDB_MEMTABLE_BYTES: Metric =
     gauge("millstream_rocksdb_memtable_bytes", &[], "Bytes of RocksDB's memtables.", "Bounded by `memory.write_buffers`.");
-pub const RESIDENT_BYTES: Metric = gauge(
-    "millstream_resident_bytes",
-    &[],
-    "Memory of the process that is in RAM (RSS).",
-    "The settings under `memory` bound most of it.",
-);
+pub const RESIDENT_BYTES: Metric =
+    gauge("millstream_resident_bytes", &[], "Memory of the process that is in RAM (RSS).", "The settings under `memory` bound most of it.");
 
 /// All metrics, in the order of the manual.
 pub const METRICS: &[&Metric] = &[
@@ -311,6 +317,8 @@ pub const METRICS: &[&Metric] = &[
     &STALE_RECORDS,
     &SOURCE_FILTERED_RECORDS,
     &BAD_RECORDS,
+    &CUT_DEAD_LETTERS,
+    &UNWRITABLE_ROWS,
     &FILTERED_RECORDS,
     &DUPLICATE_RECORDS,
     &LATE_RECORDS,

@@ -90,7 +90,8 @@ fn a_bad_record_is_a_dead_letter_with_its_place() {
 
 #[test]
 fn timers_are_caused_by_the_line_that_moves_the_clock() {
-    let output = out("{\"source\":\"priced\",\"value\":{\"id\":\"p1\",\"price\":\"1\"},\"time\":1000}\n\n{\"advance\":\"2d\"}\n", 1).unwrap();
+    let output =
+        out("{\"source\":\"priced\",\"value\":{\"id\":\"p1\",\"price\":\"1\"},\"time\":1000}\n\n{\"advance\":\"2d\"}\n", 1).unwrap();
     let letter = output.lines().find(|line| line.contains("dead_letter")).expect("a dead letter");
     assert!(letter.starts_with(r#"{"input":3,"dead_letter":"priced","reason":"owner_missing""#), "{letter}");
     let gone = output.lines().find(|line| line.contains(r#""table":"product""#) && line.contains(r#""value":null"#)).expect("a delete");
@@ -103,7 +104,11 @@ fn control_lines_change_nothing_of_the_result() {
     let records: Vec<String> = (0..40)
         .map(|n| {
             let (key, source) = (n % 5, if n % 3 == 0 { "created" } else { "priced" });
-            let value = if n % 3 == 0 { format!("{{\"id\":\"p{key}\",\"name\":\"n{n}\"}}") } else { format!("{{\"id\":\"p{key}\",\"price\":\"{n}\"}}") };
+            let value = if n % 3 == 0 {
+                format!("{{\"id\":\"p{key}\",\"name\":\"n{n}\"}}")
+            } else {
+                format!("{{\"id\":\"p{key}\",\"price\":\"{n}\"}}")
+            };
             format!("{{\"source\":\"{source}\",\"key\":\"p{key}\",\"value\":{value},\"time\":{}}}\n", n * 1000)
         })
         .collect();
@@ -114,7 +119,8 @@ fn control_lines_change_nothing_of_the_result() {
     let plain = lines(&records.concat(), 1);
     assert!(plain.len() > 40, "{plain:?}");
     for control in ["{\"commit\":true}\n", "{\"crash\":true}\n", "{\"rebalance\":{\"workers\":2}}\n{\"rebalance\":{\"workers\":1}}\n"] {
-        let mixed: String = records.iter().enumerate().map(|(n, line)| if n % 4 == 3 { line.clone() + control } else { line.clone() }).collect();
+        let mixed: String =
+            records.iter().enumerate().map(|(n, line)| if n % 4 == 3 { line.clone() + control } else { line.clone() }).collect();
         assert_eq!(lines(&mixed, 1), plain, "{control}");
     }
     assert_eq!(out(&records.concat(), 7).unwrap(), out(&records.concat(), 7).unwrap(), "same input, same bytes");
@@ -126,7 +132,11 @@ fn commits_may_hold_several_records() {
     let input: String = (1..=7).map(line).collect();
     let changes = |every: usize| {
         let output = out(&input, every).unwrap();
-        output.lines().filter(|line| line.contains("\"table\":\"product\"")).map(|line| line.split(',').next().unwrap().to_owned()).collect::<Vec<_>>()
+        output
+            .lines()
+            .filter(|line| line.contains("\"table\":\"product\""))
+            .map(|line| line.split(',').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(changes(1).len(), 7);
     // One change per key and commit, caused by the last record of it; what is left is committed at the end.
@@ -147,7 +157,10 @@ fn a_line_that_cannot_be_meant_is_refused_by_its_number() {
     check("{}", "needs `source`, or `advance`, `commit`, `crash`, `rebalance`");
     check(r#"{"key":"a","value":1}"#, "a record needs `source`");
     check(r#"{"source":"created","key":"a"}"#, "needs `value` (null, or `\"tombstone\":true`, for a tombstone)");
-    check(r#"{"source":"created","key":"a","value":{},"tombstone":true}"#, "has a `value` and says `\"tombstone\":true`: leave one of them out");
+    check(
+        r#"{"source":"created","key":"a","value":{},"tombstone":true}"#,
+        "has a `value` and says `\"tombstone\":true`: leave one of them out",
+    );
     check(r#"{"source":"crated","key":"a","value":{}}"#, "there is no source `crated`; there are created, priced");
     check(r#"{"commit":true,"crash":true}"#, "`commit` and `crash` on one line: write a line for each");
     check(r#"{"commit":true,"source":"created"}"#, "`commit` and `source` on one line: write a line for each");
@@ -156,7 +169,10 @@ fn a_line_that_cannot_be_meant_is_refused_by_its_number() {
     check(r#"{"rebalance":{"workers":0}}"#, "`rebalance`: 1 to 64 workers, found 0");
     check(r#"{"source":"created","key":"a","value":{},"time":"yesterday"}"#, "`time` is milliseconds or RFC 3339, found \"yesterday\"");
     check(r#"{"source":"created","key":"a","value":{},"time":1.5}"#, "`time` is milliseconds or RFC 3339, found 1.5");
-    check(r#"{"source":"created","tombstone":true}"#, "a record to `created` needs a `key`: there is no value from which `keyed_by` could compute it");
+    check(
+        r#"{"source":"created","tombstone":true}"#,
+        "a record to `created` needs a `key`: there is no value from which `keyed_by` could compute it",
+    );
     let problem = out("{\"source\":\"created\",\"key\":\"a\",\"value\":{},\"partition\":4}", 1).unwrap_err();
     assert!(problem.starts_with("line 1: ") && problem.contains('4'), "{problem}");
     let problem = out("{\"source\":\"created\",\"keys\":\"a\"}", 1).unwrap_err();

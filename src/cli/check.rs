@@ -14,11 +14,14 @@ pub const COMMAND: Command = Command {
     summary: "Tells all problems of topology files",
     about: "Reads each file and tells every problem at once, with its place and what to do. Nothing is started. With --broker it also asks the \
             cluster of the worker's settings whether the topics are there and their partitions fit, and changes nothing there.",
-    examples: ["millstream check topologies/product.yaml", "millstream check topologies/*.yaml --broker --set kafka.brokers=127.0.0.1:9092"],
+    examples: [
+        "millstream check topologies/product.yaml",
+        "millstream check topologies/*.yaml --broker --set kafka.brokers=127.0.0.1:9092",
+    ],
     arguments: |clap| {
-        let clap = clap.arg(topologies(true)).arg(
-            Arg::new("broker").long("broker").help("Also compare topics and partitions of the cluster").action(ArgAction::SetTrue),
-        );
+        let clap = clap
+            .arg(topologies(true))
+            .arg(Arg::new("broker").long("broker").help("Also compare topics and partitions of the cluster").action(ArgAction::SetTrue));
         settings_arguments(clap).mut_arg("config", |arg| arg.requires("broker")).mut_arg("set", |arg| arg.requires("broker"))
     },
     run,

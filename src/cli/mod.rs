@@ -155,7 +155,12 @@ pub fn program() -> Clap {
 
 /// The argument that names topology files.
 fn topologies(required: bool) -> Arg {
-    Arg::new("topology").value_name("TOPOLOGY").help("Topology files; - for stdin").num_args(1..).required(required).action(ArgAction::Append)
+    Arg::new("topology")
+        .value_name("TOPOLOGY")
+        .help("Topology files; - for stdin")
+        .num_args(1..)
+        .required(required)
+        .action(ArgAction::Append)
 }
 
 fn one_topology() -> Arg {

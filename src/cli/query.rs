@@ -22,7 +22,13 @@ pub const COMMAND: Command = Command {
             .arg(text("to", "TO", "The key, or start, before which to end"))
             .arg(text("prefix", "TEXT", "How the keys begin"))
             .arg(text("limit", "ROWS", "At most so many rows").default_value("100").value_parser(value_parser!(u64).range(1..)))
-            .arg(Arg::new("local").long("local").help("Only rows of the worker that is asked").action(ArgAction::SetTrue).conflicts_with("key"))
+            .arg(
+                Arg::new("local")
+                    .long("local")
+                    .help("Only rows of the worker that is asked")
+                    .action(ArgAction::SetTrue)
+                    .conflicts_with("key"),
+            )
             .arg(text("server", "ADDRESS", "The worker's address").default_value("127.0.0.1:8080"))
             .arg(text("token", "REFERENCE", "Its token: ${env:NAME} or ${file:/path}"))
     },

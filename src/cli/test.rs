@@ -143,6 +143,7 @@ fn junit(ran: &[Ran]) -> String {
 
 fn escape(text: &str) -> String {
     // XML 1.0 has no way to write the other control characters.
-    let text: String = text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let text: String =
+        text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -21,6 +21,7 @@ use crate::runtime::peers::{Me, PeerThread, Peers, refuse_rival};
 use crate::runtime::rows::TaskRows;
 use crate::runtime::settings::Settings;
 use crate::runtime::start::{App, MakeStorage, Parts, StartError, prepare};
+use crate::runtime::watch::Watch;
 use crate::runtime::worker::{Crew, ThreadState, Worker};
 use crate::topology::Plan;
 use crate::views::ViewPublisher;
@@ -93,6 +94,7 @@ pub struct RunningWorker {
     views: Option<Arc<dyn ViewPublisher>>,
     server: Server,
     peers: PeerThread,
+    watch: Watch,
 }
 
 impl RunningWorker {
@@ -136,9 +138,11 @@ impl RunningWorker {
         let endpoint = parts.http_advertise.clone().unwrap_or_else(|| server.address().to_string());
         info!(address = %server.address(), "answering over HTTP");
         let tasks = Arc::new(crew.handle());
-        let worker = crew.start(Arc::new(app)).map_err(|fault| fault.to_string())?;
+        let app = Arc::new(app);
+        let worker = crew.start(app.clone()).map_err(|fault| fault.to_string())?;
+        let watch = Watch::start(app).map_err(|error| error.to_string())?;
         let peers = PeerThread::start(parts.log, me, endpoint, tasks, peers, parts.clock).map_err(|error| error.to_string())?;
-        Ok(RunningWorker { worker, views, server, peers })
+        Ok(RunningWorker { worker, views, server, peers, watch })
     }
 
     /// Where HTTP answers.
@@ -146,13 +150,16 @@ impl RunningWorker {
         self.server.address()
     }
 
-    /// Whether some stream thread has ended.
+    /// Whether some stream thread has ended, or must.
     pub fn has_ended(&self) -> bool {
-        self.worker.has_ended()
+        self.worker.has_ended() || self.watch.problem().is_some()
     }
 
-    /// Why a stream thread has failed, if one has.
+    /// Why the worker cannot go on: its topics have changed, or a stream thread has failed.
     pub fn failure(&self) -> Option<String> {
+        if let Some(problem) = self.watch.problem() {
+            return Some(problem);
+        }
         let states = self.worker.handle().states();
         states.into_iter().find_map(|state| if let ThreadState::Failed { why } = state { Some(why) } else { None })
     }
@@ -167,7 +174,7 @@ impl RunningWorker {
                 number,
                 Box::new(move |thread| {
                     let tasks = thread.tasks().count();
-                    let drained = thread.is_settled() && thread.lag().is_ok_and(|lag| lag == 0);
+                    let drained = thread.is_drained().unwrap_or(false);
                     let _ = sender.send((tasks, drained));
                 }),
             );
@@ -200,6 +207,7 @@ impl RunningWorker {
         runtime.block_on(self.server.stop(HTTP_GRACE));
         let stopped = self.worker.stop();
         self.peers.stop();
+        self.watch.stop();
         if let Some(views) = self.views
             && !views.shutdown(within / 3)
         {

@@ -77,7 +77,11 @@ fn open_quote(file: &SourceText, line: usize, quote: char) -> Option<Guess> {
         }
         if let Some((at, mark)) = open.filter(|(_, mark)| *mark == quote) {
             let at = Place { start: start + at, end: start + at + mark.len_utf8() };
-            return Some(Guess { at, message: format!("this `{mark}` is not closed on its line"), help: format!("close it with another `{mark}`") });
+            return Some(Guess {
+                at,
+                message: format!("this `{mark}` is not closed on its line"),
+                help: format!("close it with another `{mark}`"),
+            });
         }
     }
     None
@@ -105,7 +109,11 @@ fn open_bracket(file: &SourceText, line: usize) -> Option<Guess> {
     let (start, bracket) = last?;
     let closing = if bracket == '{' { '}' } else { ']' };
     let message = format!("this `{bracket}` is not closed");
-    Some(Guess { at: Place { start, end: start + 1 }, message, help: format!("close it with `{closing}`, or put a comma between two entries") })
+    Some(Guess {
+        at: Place { start, end: start + 1 },
+        message,
+        help: format!("close it with `{closing}`, or put a comma between two entries"),
+    })
 }
 
 /// A key that stands left or right of its siblings.
@@ -119,5 +127,9 @@ fn ragged(file: &SourceText, line: usize) -> Option<Guess> {
     let (at, text) = text_of(file, line);
     let key = text.split(':').next().unwrap_or(text);
     let message = format!("`{key}` is indented by {here} spaces, the line before by {there}, and no map begins or ends between them");
-    Some(Guess { at: Place { start: at.start, end: at.start + key.len() }, message, help: "put keys of one map exactly below each other".to_owned() })
+    Some(Guess {
+        at: Place { start: at.start, end: at.start + key.len() },
+        message,
+        help: "put keys of one map exactly below each other".to_owned(),
+    })
 }

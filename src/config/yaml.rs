@@ -378,7 +378,10 @@ impl<'a> Builder<'a> {
         let text = &self.text[tag.start..tag.end];
         let message = format!("YAML reads `{text}` as a tag");
         let help = match text.starts_with("!!") {
-            true => format!("leave `{text}` out: the language knows what each value is; or, if it is an expression, quote it: `{}`", quoted(raw)),
+            true => format!(
+                "leave `{text}` out: the language knows what each value is; or, if it is an expression, quote it: `{}`",
+                quoted(raw)
+            ),
             false => format!("quote the expression: `{}`", quoted(raw)),
         };
         self.find(codes::LEADING_EXCLAMATION, whole, message, Some(help));

@@ -10,8 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::http::parameters::Parameters;
-use crate::http::{ENDPOINTS, State as Shared};
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
+use crate::http::{ENDPOINTS, State as Shared};
 
 /// Paths that answer everybody: whoever watches over the process has no token, and they say nothing of the data.
 const OPEN_PATHS: [&str; 2] = ["/health/live", "/health/ready"];

@@ -150,6 +150,13 @@ pub struct Outgoing<'a> {
     pub headers: &'a Headers,
 }
 
+impl Outgoing<'_> {
+    /// What a topic's `max.message.bytes` is compared with, but for the few bytes that the log itself adds.
+    pub fn bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.bytes()
+    }
+}
+
 /// Offsets that the log gave to what was sent since the last flush: `(topic, partition, highest offset)`.
 pub type Acknowledged = Vec<(TopicHandle, i32, i64)>;
 
@@ -157,6 +164,9 @@ pub type Acknowledged = Vec<(TopicHandle, i32, i64)>;
 pub trait Producer: Send {
     /// Makes a topic known and checks that it exists. Returns its handle and partition count.
     fn topic(&mut self, name: &Name) -> Result<(TopicHandle, i32), LogError>;
+
+    /// The largest record, by [`Outgoing::bytes`], that `send` takes for a topic; a larger one is refused as `TooLarge`.
+    fn record_bytes_max(&self, topic: TopicHandle) -> usize;
 
     /// Fences every earlier producer with this transactional id and ends what it left open.
     fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError>;

@@ -27,6 +27,12 @@ impl Headers {
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
+
+    /// Bytes that they take in a record, at most.
+    pub fn bytes(&self) -> usize {
+        // Two lengths of 5 bytes each at most go with a name and a value.
+        self.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len()) + 10).sum()
+    }
 }
 
 /// A decoded record of a source.

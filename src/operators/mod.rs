@@ -22,6 +22,16 @@ pub enum Failure {
     State(StateError),
 }
 
+impl Failure {
+    /// One of [`REASONS`].
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Failure::Record { reason, .. } => reason,
+            Failure::State(_) => "expression",
+        }
+    }
+}
+
 impl From<EvaluationError> for Failure {
     fn from(error: EvaluationError) -> Failure {
         Failure::Record { reason: "expression", detail: error.message }
@@ -89,12 +99,13 @@ pub const REASONS: &[(&str, &str)] = &[
     ("not_utf8", "The bytes are not UTF-8 text."),
     ("wrong_type", "A field has another type than was declared."),
     ("missing_field", "A field that is not optional is missing or null."),
-    ("too_large", "The value is larger than the limit."),
+    ("too_large", "The value is larger than the limit, or a row is larger than the topic of its output takes."),
     ("too_deep", "The value is nested deeper than the limit."),
     ("number_out_of_range", "A number does not fit its type."),
     ("missing_key", "The record has no key."),
     ("bad_key", "The key is not what `key` says."),
     ("key_mismatch", "The key differs from `keyed_by`."),
+    ("bad_time", "`time` yields no time from 1970 to 9999, or the record has none."),
     ("future", "The event time is further ahead of the clock than `future`."),
     ("expression", "An expression failed on this record."),
     ("stale", "Older than its own source's version in the row (`on_stale: dead_letter`)."),

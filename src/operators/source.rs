@@ -50,28 +50,11 @@ pub enum OnError {
 /// Why a message is not a record of its source. It goes the way of `on_error`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadRecord {
-    /// One of [`BAD_RECORD_REASONS`]; a metric label and the header `millstream-reason`.
+    /// One of [`REASONS`](crate::operators::REASONS); the header `millstream-reason`.
     pub reason: &'static str,
     /// What was found where; the header `millstream-detail`.
     pub detail: String,
 }
-
-/// Reasons of [`BadRecord`] and what they mean, in the order of the manual. Those of values come from the codecs.
-pub const BAD_RECORD_REASONS: &[(&str, &str)] = &[
-    ("missing_key", "the record has no key"),
-    ("bad_key", "the key's bytes are not what `key` says"),
-    ("key_mismatch", "the key is not what `keyed_by` yields"),
-    ("not_json", "the value's bytes are not JSON"),
-    ("not_utf8", "the value's bytes are not UTF-8"),
-    ("wrong_type", "a field is not of its declared type"),
-    ("missing_field", "a field is missing that is not declared `optional`"),
-    ("number_out_of_range", "a number does not fit its declared type exactly"),
-    ("too_large", "the value has more bytes than the limit"),
-    ("too_deep", "the value is nested deeper than the limit"),
-    ("bad_time", "`time` yields no time since 1970, or the record has none"),
-    ("future_time", "the event time is further ahead of the clock than `future` allows"),
-    ("expression_failed", "an expression of the source has no value for this record"),
-];
 
 /// Decodes the messages of one source. Used by one thread.
 pub struct SourceDecoder {
@@ -256,7 +239,7 @@ impl SourceDecoder {
         }
         let ahead = time.0.saturating_sub(now.0);
         let when = Timestamp::from_ms(time).map_or_else(|| time.0.to_string(), |timestamp| timestamp.to_string());
-        Err(BadRecord::new("future_time", format!("event time {when} is {ahead} ms ahead of the clock, `future` allows {future} ms")))
+        Err(BadRecord::new("future", format!("event time {when} is {ahead} ms ahead of the clock, `future` allows {future} ms")))
     }
 
     fn identity(&self, reading: &Reading<'_>, event: Option<&Value>, time: Time) -> Result<Option<Value>, BadRecord> {
@@ -270,6 +253,9 @@ impl SourceDecoder {
     fn check_key(&self, reading: &Reading<'_>, event: &Value, time: Time) -> Result<(), BadRecord> {
         let (Some(program), Ok((key, key_value))) = (&self.spec.keyed_by, &reading.key) else { return Ok(()) };
         let expected = self.evaluate("keyed_by", program, reading, event, time)?;
+        if expected == *key_value {
+            return Ok(());
+        }
         // Compared as stores compare keys: two spellings of one key are equal.
         match self.spec.key.store_key(&expected) {
             Ok(expected) if expected == *key => Ok(()),
@@ -310,7 +296,7 @@ impl std::error::Error for BadRecord {}
 
 #[cold]
 fn failed(what: &str, program: &Program, cause: &str) -> BadRecord {
-    BadRecord::new("expression_failed", format!("`{what}` ({}): {cause}", program.source()))
+    BadRecord::new("expression", format!("`{what}` ({}): {cause}", program.source()))
 }
 
 /// Kafka says -1 where a producer gave no timestamp; like Kafka Streams (`FailOnInvalidTimestamp`) we do not guess one.

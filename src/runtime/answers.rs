@@ -145,11 +145,7 @@ impl WorkerAnswers {
     }
 }
 
-fn status(
-    task: &crate::runtime::Task,
-    names: &BTreeMap<u32, Vec<Name>>,
-    ends: &BTreeMap<(TaskId, usize), Offset>,
-) -> TaskStatus {
+fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>, ends: &BTreeMap<(TaskId, usize), Offset>) -> TaskStatus {
     TaskStatus {
         id: task.id,
         phase: match &task.phase {

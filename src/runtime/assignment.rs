@@ -11,16 +11,18 @@ use crate::log::{Input, LogErrorKind};
 use crate::model::{Name, Offset, StoreId, TaskId};
 use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::restore::Restore;
-use crate::runtime::task::{Phase, Task, store_specs};
+use crate::runtime::start::App;
+use crate::runtime::task::{InputStart, Phase, Task, store_specs};
 use crate::runtime::thread::StreamThread;
 use crate::state::StateError;
 use crate::topology::plan::StoreKind;
 
 /// How long one question for committed offsets may take; it is asked again in the next turn.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
-/// Turns in which "no committed offset" is asked again for a task that has state (KAFKA-20416: a resigning coordinator
-/// may answer so for a moment).
-const MISSING_OFFSETS_TRIES_MAX: u32 = 20;
+/// How often, and after which pause, "no committed offset" is asked again for a task that has had one: 3 s in all (KAFKA-20416: a
+/// coordinator that resigns may answer so for a moment).
+const MISSING_OFFSETS_TRIES_MAX: u32 = 10;
+const MISSING_PAUSE: Duration = Duration::from_millis(300);
 
 /// Attempts to open a folder that another holds: 10 s, longer than a thread of the same worker needs to let go of it.
 const BUSY_TRIES_MAX: u32 = 1000;
@@ -100,32 +102,64 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
             .iter()
             .enumerate()
             .any(|(at, _)| state.offsets().changelog(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
+    let stored: Vec<Option<Offset>> = wanted.iter().map(|(topic, _)| state.offsets().input(topic)).collect();
+    let lost = lost_offsets(&committed, &stored, has_state);
     let mut starts = Vec::new();
-    for ((topic, partition), committed) in wanted.iter().zip(committed) {
-        let stored = state.offsets().input(topic);
-        let start = match (committed, stored) {
-            (Some(committed), _) => committed,
-            (None, Some(stored)) => stored,
-            (None, None) if has_state => {
-                let missing = thread.opening.get_mut(&id).map_or(MISSING_OFFSETS_TRIES_MAX, |opening| {
-                    opening.missing += 1;
-                    opening.missing
-                });
-                if missing < MISSING_OFFSETS_TRIES_MAX {
-                    return Ok(None);
-                }
-                // A topic that never had a record has no offset, although its table has state from another topic.
+    let mut is_in_doubt = false;
+    for (at, (topic, partition)) in wanted.iter().enumerate() {
+        starts.push(match committed[at] {
+            Some(committed) => InputStart::Committed(committed),
+            None => {
                 let (first, end) = bounds(thread, topic, *partition)?;
-                if end > first {
-                    warn!(task = %id, %topic, partition, "the group has no committed offset here although the table has state; reading the topic from its start (order_by keeps rows right, sums may count again)");
+                // Where there are no records there is nothing to skip and nothing to count twice.
+                is_in_doubt |= first < end && lost.contains(&at);
+                match stored[at] {
+                    _ if first == end => InputStart::Uncommitted(end),
+                    _ if !lost.contains(&at) => InputStart::Uncommitted(first),
+                    Some(stored) => InputStart::Stored(stored),
+                    None if !are_missing_for_good(thread, id) => return Ok(None),
+                    None => return Err(lost_offset(&app, id, topic, *partition)),
                 }
-                first
             }
-            (None, None) => bounds(thread, topic, *partition)?.0,
-        };
-        starts.push(start);
+        });
+    }
+    if is_in_doubt && !are_missing_for_good(thread, id) {
+        return Ok(None);
     }
     Ok(Some(Task::open(&app, id, starts, restore, state)?))
+}
+
+/// The inputs whose offsets the group has had and has no more, by their place.
+///
+/// The first commit of a task gives the group the offsets of all its inputs, and they are given again daily. So a task with state and no
+/// offset at all has lost them, as has one whose folder knows an offset that the group does not. One that lacks some, and never
+/// knew them, has got a new input.
+fn lost_offsets(committed: &[Option<Offset>], stored: &[Option<Offset>], has_state: bool) -> Vec<usize> {
+    let has_none = committed.iter().all(Option::is_none);
+    let is_lost = |at: &usize| committed[*at].is_none() && (stored[*at].is_some() || has_none);
+    if has_state { (0..committed.len()).filter(is_lost).collect() } else { Vec::new() }
+}
+
+/// Counts the answers "no committed offset" of a task that has had some: only after many they are believed. Waits before the next.
+fn are_missing_for_good(thread: &mut StreamThread, id: TaskId) -> bool {
+    let Some(opening) = thread.opening.get_mut(&id) else { return false };
+    opening.missing += 1;
+    let are_believed = opening.missing >= MISSING_OFFSETS_TRIES_MAX;
+    if !are_believed {
+        std::thread::park_timeout(MISSING_PAUSE);
+    }
+    are_believed
+}
+
+/// To read from the start would count twice what the table has already; to read from the end would skip records.
+fn lost_offset(app: &App, id: TaskId, topic: &Name, partition: i32) -> Fault {
+    let group = &app.plan.topology.app;
+    let what = format!(
+        "task {id}: group `{group}` has no committed offset for `{topic}` partition {partition}, although the table has rows, and the state folder does \
+         not know it either: it has expired (`offsets.retention.minutes`), or the topic was made anew. Where to go on cannot be guessed: set it with \
+         `kafka-consumer-groups.sh --group {group} --topic {topic}:{partition} --reset-offsets`, or start anew under another app name"
+    );
+    Fault::new(Reaction::Stop, what)
 }
 
 fn bounds(thread: &mut StreamThread, topic: &Name, partition: i32) -> Result<(Offset, Offset), Fault> {
@@ -156,6 +190,12 @@ fn run_task(thread: &mut StreamThread, id: TaskId) -> Result<(), Fault> {
     let subtopology = &app.plan.subtopologies[id.subtopology as usize];
     let Some(task) = thread.tasks.get_mut(&id) else { return Ok(()) };
     if let Phase::Restoring(restore) = std::mem::replace(&mut task.phase, Phase::Running) {
+        // The folder's offsets belong to the folder's rows. Rows that came out of the changelog are newer than they are.
+        if restore.restored > 0
+            && let Some(input) = task.inputs.iter().find(|input| input.is_from_folder)
+        {
+            return Err(lost_offset(&app, id, &input.topic, id.partition));
+        }
         let inputs = task.inputs.iter().map(|input| (input.topic.clone(), input.committed)).collect();
         for (store, offset) in restore.finish(id, &mut task.state, inputs)? {
             task.changelogs[store.0] = offset;

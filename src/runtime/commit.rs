@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::warn;
 
-use crate::log::{Acknowledged, LogError, Outgoing};
-use crate::model::{Headers, Name, Offset, StoreId, TaskId};
+use crate::log::{Acknowledged, LogError, LogErrorKind, Outgoing};
+use crate::metrics;
+use crate::model::{Headers, Name, Offset, StoreId, TaskId, Time};
 use crate::operators::output::OutputFrom;
 use crate::operators::{DeadLetter, Failure, Origin, StaleRecord};
-use crate::runtime::emit::{WriteError, write_dead_letter};
-use crate::runtime::fault::Fault;
+use crate::runtime::emit::{DeadLetterBox, WriteError};
+use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::observe::{Committed, CommittedTable};
 use crate::runtime::settings::Guarantee;
 use crate::runtime::thread::StreamThread;
@@ -35,9 +36,10 @@ impl Deadline {
     }
 }
 
-/// The input offsets of step 1: `(task, topic, partition, next to read)`.
+/// The input offsets of step 1: `(topic, partition, next to read)`.
 struct Closed {
-    offsets: Vec<(TaskId, Name, i32, Offset)>,
+    offsets: Vec<(Name, i32, Offset)>,
+    at: Time,
 }
 
 /// What step 2 wrote, for the observers.
@@ -92,15 +94,14 @@ fn begin(thread: &mut StreamThread) -> Result<(), Fault> {
 }
 
 fn close_input(thread: &StreamThread) -> Closed {
+    let at = thread.app.clock.now();
     let mut offsets = Vec::new();
-    for task in thread.tasks.values() {
-        for input in &task.inputs {
-            if input.next != input.committed {
-                offsets.push((task.id, input.topic.clone(), task.id.partition, input.next));
-            }
+    for task in thread.tasks.values().filter(|task| task.is_restored()) {
+        for input in task.inputs.iter().filter(|input| input.is_to_commit(at)) {
+            offsets.push((input.topic.clone(), task.id.partition, input.next));
         }
     }
-    Closed { offsets }
+    Closed { offsets, at }
 }
 
 fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
@@ -108,7 +109,7 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
     let tell_outputs = app.observers.iter().any(|observer| observer.wants_outputs());
     let topology = &app.plan.topology;
     let mut told = Vec::new();
-    for task in tasks.values_mut() {
+    for task in tasks.values_mut().filter(|task| task.is_restored()) {
         let partition = task.id.partition;
         let mut committed = Committed { task: task.id, dead_letters: Vec::new(), tables: Vec::new(), outputs: Vec::new() };
         let mut letters: Vec<DeadLetter> = std::mem::take(&mut task.effects.dead_letters);
@@ -118,7 +119,10 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                 match writer.write_stale(&stale, producer.as_mut(), tell) {
                     Ok(()) => {}
                     Err(WriteError::Log(error)) => return Err(Fault::of_transaction(&error)),
-                    Err(WriteError::Row(failure)) => letters.push(stale_letter(&stale, &failure)),
+                    Err(WriteError::Row(failure)) => {
+                        writer.count_unwritable(&app.metrics);
+                        letters.push(stale_letter(&stale, &failure));
+                    }
                 }
             }
         }
@@ -134,17 +138,20 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
                     let tell = tell_outputs.then_some(&mut committed.outputs);
                     match writer.write(change, producer.as_mut(), tell) {
                         Ok(()) => {}
-                        Err(WriteError::Row(failure)) => letters.push(DeadLetter {
-                            source: change.origin.map_or(first_source, |origin| origin.source),
-                            reason: "expression",
-                            detail: format!("an output of table `{}`: {failure}", topology.tables[id.0].name),
-                            key: Some(Bytes::copy_from_slice(&change.record_key[1..])),
-                            value: None,
-                            headers: change.headers.clone(),
-                            offset: change.origin.map_or(-1, |origin| origin.offset),
-                            time: change.time,
-                            origin: change.origin,
-                        }),
+                        Err(WriteError::Row(failure)) => {
+                            writer.count_unwritable(&app.metrics);
+                            letters.push(DeadLetter {
+                                source: change.origin.map_or(first_source, |origin| origin.source),
+                                reason: failure.reason(),
+                                detail: format!("an output of table `{}`: {failure}", topology.tables[id.0].name),
+                                key: Some(Bytes::copy_from_slice(&change.record_key[1..])),
+                                value: None,
+                                headers: change.headers.clone(),
+                                offset: change.origin.map_or(-1, |origin| origin.offset),
+                                time: change.time,
+                                origin: change.origin,
+                            })
+                        }
                         Err(WriteError::Log(error)) => failed = Some(error),
                     }
                 }
@@ -161,8 +168,12 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
         }
         for letter in &letters {
             let source = &topology.sources[letter.source.0];
-            let written = write_dead_letter(letter, &source.name, &source.topic, partition, *dead_letter_topic, producer.as_mut());
-            written.map_err(|error| Fault::of_transaction(&error))?;
+            let (topic, partitions) = *dead_letter_topic;
+            let mut letter_box = DeadLetterBox { topic, partitions, producer: producer.as_mut() };
+            let written = letter_box.write(letter, &source.name, &source.topic, partition);
+            if !written.map_err(|error| Fault::of_transaction(&error))? {
+                app.metrics.counter(&metrics::CUT_DEAD_LETTERS, &[&source.name]).inc();
+            }
         }
         committed.dead_letters = letters;
         told.push(committed);
@@ -174,7 +185,7 @@ fn drain(thread: &mut StreamThread, closed: Closed) -> Result<Drained, Fault> {
 fn stale_letter(stale: &StaleRecord, failure: &Failure) -> DeadLetter {
     DeadLetter {
         source: stale.record.source,
-        reason: "expression",
+        reason: failure.reason(),
         detail: failure.to_string(),
         key: Some(Bytes::copy_from_slice(&stale.record.key[1..])),
         value: stale.raw.clone(),
@@ -189,7 +200,7 @@ fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Prod
     let StreamThread { tasks, producer, changelogs, app, .. } = thread;
     // Wall clock: retention of windows and identities counts from it, and event times may be of any age.
     let now = app.clock.now();
-    for task in tasks.values() {
+    for task in tasks.values().filter(|task| task.is_restored()) {
         for (store, changelog) in changelogs[task.id.subtopology as usize].iter().enumerate() {
             let Some(topic) = changelog else { continue };
             for change in task.state.changes(StoreId(store)) {
@@ -205,11 +216,20 @@ fn produce_changelog(thread: &mut StreamThread, drained: Drained) -> Result<Prod
                     keep_time: false,
                     headers: &NO_HEADERS,
                 };
-                producer.send(record).map_err(|error| Fault::of_transaction(&error))?;
+                producer.send(record).map_err(|error| unwritable(task.id, &error))?;
             }
         }
     }
     Ok(Produced { drained })
+}
+
+/// A row that is too large for its changelog cannot be kept: the task stops before what made it so, and the others go on.
+fn unwritable(task: TaskId, error: &LogError) -> Fault {
+    if error.kind != LogErrorKind::TooLarge {
+        return Fault::of_transaction(error);
+    }
+    let what = format!("task {task}: cannot {error}; a row is larger than its changelog takes: raise the limit and restart the worker");
+    Fault::new(Reaction::CloseTask(task), what)
 }
 
 const NO_HEADERS: Headers = Headers(None);
@@ -220,22 +240,21 @@ fn flush_producer(thread: &mut StreamThread, produced: Produced, deadline: Deadl
 }
 
 fn commit_transaction(thread: &mut StreamThread, flushed: Flushed, deadline: Deadline) -> Result<Flushed, Fault> {
-    let offsets: Vec<(Name, i32, Offset)> =
-        flushed.drained.closed.offsets.iter().map(|(_, topic, partition, offset)| (topic.clone(), *partition, *offset)).collect();
+    let offsets = &flushed.drained.closed.offsets;
     match thread.app.settings.guarantee {
         Guarantee::ExactlyOnce => {
             if !offsets.is_empty() {
                 // Taken fresh: it changes with each rebalance, and a stale one is refused (KIP-447).
                 let Some(group) = thread.consumer.group() else {
-                    return Err(Fault::new(crate::runtime::fault::Reaction::Rejoin, "cannot commit: not a member of the group any more"));
+                    return Err(Fault::new(Reaction::Rejoin, "cannot commit: not a member of the group any more"));
                 };
-                let sent = thread.producer.send_offsets(&offsets, &group, deadline.left());
+                let sent = thread.producer.send_offsets(offsets, &group, deadline.left());
                 sent.map_err(|error| Fault::of_transaction(&error))?;
             }
             thread.producer.commit(deadline.left()).map_err(|error| Fault::of_transaction(&error))?;
             thread.in_transaction = false;
         }
-        Guarantee::AtLeastOnce => thread.consumer.commit(&offsets).map_err(|error| Fault::of_transaction(&error))?,
+        Guarantee::AtLeastOnce => thread.consumer.commit(offsets).map_err(|error| Fault::of_transaction(&error))?,
     }
     Ok(flushed)
 }
@@ -243,9 +262,11 @@ fn commit_transaction(thread: &mut StreamThread, flushed: Flushed, deadline: Dea
 fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committed>, Fault> {
     let Flushed { drained, acknowledged } = flushed;
     let StreamThread { tasks, changelogs, app, .. } = thread;
+    let closed_at = drained.closed.at;
     let mut told = drained.tasks;
     let mut failed = None;
-    for (task, committed) in tasks.values_mut().zip(&mut told) {
+    // A task that is being restored had no part in it, and is not yet where its offsets would say.
+    for (task, committed) in tasks.values_mut().filter(|task| task.is_restored()).zip(&mut told) {
         debug_assert_eq!(task.id, committed.task);
         let before = task.changelogs.clone();
         let mut sealed = Sealed::default();
@@ -258,6 +279,9 @@ fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committ
             sealed.changelogs.push((StoreId(store), task.changelogs[store]));
         }
         for input in &mut task.inputs {
+            if input.is_to_commit(closed_at) {
+                (input.committed_at, input.is_known) = (closed_at, true);
+            }
             input.committed = input.next;
             sealed.inputs.push((input.topic.clone(), input.next));
         }

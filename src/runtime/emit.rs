@@ -10,7 +10,8 @@ use smol_str::SmolStr;
 use crate::codec::{BadValue, json};
 use crate::expression::Program;
 use crate::log::partitioner::partition_of;
-use crate::log::{LogError, Outgoing, Producer, TopicHandle};
+use crate::log::{LogError, LogErrorKind, Outgoing, Producer, TopicHandle};
+use crate::metrics::{self, Metrics};
 use crate::model::{Field, Headers, MapKey, Name, OutputId, Shape, Time, Value};
 use crate::operators::fold::ROW_SCOPE;
 use crate::operators::output::{OnOutputDelete, OutputFrom, OutputSpec, OutputValue};
@@ -53,6 +54,11 @@ impl OutputWriter {
 
     pub fn from(&self) -> OutputFrom {
         self.spec.from
+    }
+
+    #[cold]
+    pub fn count_unwritable(&self, metrics: &Metrics) {
+        metrics.counter(&metrics::UNWRITABLE_ROWS, &[&self.spec.name]).inc();
     }
 
     /// Writes a change, if the output wants it. `tell` is given what was written, for observers that ask for it.
@@ -107,7 +113,7 @@ impl OutputWriter {
             keep_time: true,
             headers: &extra,
         };
-        producer.send(outgoing).map_err(WriteError::Log)?;
+        producer.send(outgoing).map_err(WriteError::of)?;
         if let Some(tell) = tell {
             tell.push(CommittedOutput {
                 output: self.id,
@@ -143,7 +149,7 @@ impl OutputWriter {
             keep_time: true,
             headers: &stale.record.headers,
         });
-        sent.map_err(WriteError::Log)?;
+        sent.map_err(WriteError::of)?;
         if let Some(tell) = tell {
             tell.push(CommittedOutput {
                 output: self.id,
@@ -218,9 +224,19 @@ fn bad_key(bad: BadValue) -> Failure {
 
 /// Why an output was not written.
 pub enum WriteError {
-    /// An expression failed on the row.
+    /// An expression failed on the row, or the topic takes no record of its size.
     Row(Failure),
     Log(LogError),
+}
+
+impl WriteError {
+    fn of(error: LogError) -> WriteError {
+        match error.kind {
+            // The next attempt would meet the same row: it must not hold up its partition.
+            LogErrorKind::TooLarge => WriteError::Row(Failure::Record { reason: "too_large", detail: error.to_string() }),
+            _ => WriteError::Log(error),
+        }
+    }
 }
 
 /// `{"key": …, "start": ms, "end": ms}`.
@@ -230,32 +246,92 @@ pub fn windowed_key(key: &Value, start: Time, end: Time) -> Value {
     Value::Map(Arc::new(entries.into_iter().collect()))
 }
 
-/// Writes a dead letter: what came, and why it is here.
-pub fn write_dead_letter(
-    letter: &DeadLetter,
-    source: &Name,
-    from: &Name,
-    partition: i32,
-    (topic, partitions): (TopicHandle, i32),
-    producer: &mut dyn Producer,
-) -> Result<(), LogError> {
-    let mut headers: Vec<(SmolStr, Option<Bytes>)> = letter.headers.iter().cloned().collect();
-    let mut add =
-        |name: &'static str, value: &str| headers.push((SmolStr::new_static(name), Some(Bytes::copy_from_slice(value.as_bytes()))));
-    add("millstream-reason", letter.reason);
-    add("millstream-source", source);
-    add("millstream-topic", from);
-    add("millstream-partition", &partition.to_string());
-    add("millstream-offset", &letter.offset.to_string());
-    add("millstream-time", &letter.time.0.to_string());
-    add("millstream-detail", &letter.detail);
-    producer.send(Outgoing {
-        topic,
-        partition: partition % partitions.max(1),
-        key: letter.key.as_deref(),
-        value: letter.value.as_deref(),
-        time: letter.time,
-        keep_time: true,
-        headers: &Headers::new(headers),
-    })
+/// Where dead letters go.
+pub struct DeadLetterBox<'a> {
+    pub topic: TopicHandle,
+    pub partitions: i32,
+    pub producer: &'a mut dyn Producer,
+}
+
+/// The longest text of `millstream-detail`; a detail quotes what came, which may be of any length.
+const DETAIL_BYTES_MAX: usize = 4096;
+
+impl DeadLetterBox<'_> {
+    /// Writes a dead letter: what came from where, and why it is here. Returns whether all of it is in it.
+    ///
+    /// One that is larger than the topic takes is cut: the start of its value, and headers `millstream-cut-*` that say how much there was.
+    /// The whole record is still at its position in the input.
+    pub fn write(&mut self, letter: &DeadLetter, source: &Name, from: &Name, partition: i32) -> Result<bool, LogError> {
+        let mut own: Vec<(SmolStr, Option<Bytes>)> = Vec::new();
+        let mut add = |name: &'static str, text: &str| own.push((SmolStr::new_static(name), Some(Bytes::copy_from_slice(text.as_bytes()))));
+        add("millstream-reason", letter.reason);
+        add("millstream-source", source);
+        add("millstream-topic", from);
+        add("millstream-partition", &partition.to_string());
+        add("millstream-offset", &letter.offset.to_string());
+        add("millstream-time", &letter.time.0.to_string());
+        add("millstream-detail", shortened(&letter.detail));
+        let parts = Parts { key: letter.key.as_deref(), value: letter.value.as_deref(), carried: &letter.headers };
+        let (parts, cuts) = parts.cut(self.producer.record_bytes_max(self.topic).saturating_sub(Headers::new(own.clone()).bytes()));
+        let is_whole = cuts.is_empty();
+        own.extend(cuts.into_iter().map(|(name, was)| (SmolStr::new_static(name), Some(was.to_string().into()))));
+        let mut headers: Vec<(SmolStr, Option<Bytes>)> = parts.carried.iter().cloned().collect();
+        headers.append(&mut own);
+        self.producer.send(Outgoing {
+            topic: self.topic,
+            partition: partition % self.partitions.max(1),
+            key: parts.key,
+            value: parts.value,
+            time: letter.time,
+            keep_time: true,
+            headers: &Headers::new(headers),
+        })?;
+        Ok(is_whole)
+    }
+}
+
+/// What a dead letter takes over from the record.
+struct Parts<'a> {
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    carried: &'a Headers,
+}
+
+impl<'a> Parts<'a> {
+    /// The same within `room`, and what was cut with the size that it had: the value first, then headers, then the key.
+    fn cut(self, room: usize) -> (Parts<'a>, Vec<(&'static str, usize)>) {
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let (key, value) = (length(self.key), length(self.value));
+        if key + value + self.carried.bytes() <= room {
+            return (self, Vec::new());
+        }
+        let mut left = room.saturating_sub(CUT_HEADERS_BYTES);
+        let mut cuts = Vec::new();
+        let mut start = |part: Option<&'a [u8]>, name: &'static str, left: &mut usize| {
+            let part = part?;
+            let kept = part.len().min(*left);
+            *left -= kept;
+            if kept < part.len() {
+                cuts.push((name, part.len()));
+            }
+            Some(&part[..kept])
+        };
+        let key = start(self.key, "millstream-cut-key", &mut left);
+        let has_room = self.carried.bytes() <= left;
+        left -= if has_room { self.carried.bytes() } else { 0 };
+        let value = start(self.value, "millstream-cut-value", &mut left);
+        if !has_room {
+            cuts.push(("millstream-cut-headers", self.carried.bytes()));
+        }
+        (Parts { key, value, carried: if has_room { self.carried } else { &NO_HEADERS } }, cuts)
+    }
+}
+
+const NO_HEADERS: Headers = Headers(None);
+/// What the three headers about cuts take at most.
+const CUT_HEADERS_BYTES: usize = 3 * (22 + 20 + 10);
+
+fn shortened(detail: &str) -> &str {
+    let end = (0..=DETAIL_BYTES_MAX.min(detail.len())).rev().find(|end| detail.is_char_boundary(*end));
+    &detail[..end.unwrap_or(0)]
 }

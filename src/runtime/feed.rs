@@ -7,7 +7,7 @@ use crate::model::{Name, Offset, TableId, TaskId};
 use crate::operators::TableChange;
 use crate::runtime::observe::{Committed, CommittedTable, Observer};
 use crate::runtime::start::App;
-use crate::views::{CommittedBatch, RowChange, ViewPublisher};
+use crate::views::{CommittedBatch, Pressure, RowChange, ViewPublisher};
 
 /// Between the commit and a [`ViewPublisher`].
 pub struct ViewFeed {
@@ -47,6 +47,11 @@ impl Observer for ViewFeed {
 
     fn wants_changes(&self, table: TableId) -> bool {
         self.viewed.contains(&table)
+    }
+
+    /// `worker.on_lag: pause`.
+    fn holds_input(&self) -> bool {
+        self.views.pressure() == Pressure::Pause
     }
 
     fn committed(&self, committed: &Committed) {

@@ -2,8 +2,9 @@
 //!
 //! `thread` is the only loop (poll, process, tick, commit); `task` a sub-topology on a partition; `commit` what one commit makes
 //! true together; `restore` brings a task's state up to its changelog; `assignment` turns events of the task topic into tasks;
-//! `start` checks the cluster against the plan; `fault` says how each thing that goes wrong is answered; `queries` is what HTTP may
-//! ask, `changes` what it tells to those who listen; `gauges` what a thread tells of itself in metrics.
+//! `start` checks the cluster against the plan; `fault` says how each thing that goes wrong is answered; `watch` looks whether the
+//! topics are still what they were; `queries` is what HTTP may ask, `changes` what it tells to those who listen;
+//! `gauges` what a thread tells of itself in metrics.
 
 pub mod answers;
 pub mod assignment;
@@ -18,12 +19,14 @@ pub mod observe;
 pub mod peers;
 pub mod queries;
 pub mod restore;
+pub mod retries;
 pub mod rows;
 pub mod settings;
 pub mod start;
 pub mod storage;
 pub mod task;
 pub mod thread;
+pub mod watch;
 pub mod worker;
 
 pub use fault::{Fault, Reaction};

@@ -57,6 +57,11 @@ pub trait Observer: Send + Sync {
     /// Whether the changed rows of a table are wanted. Asked at each commit: holding on to every row for nobody costs as
     /// much as writing it.
     fn wants_changes(&self, table: TableId) -> bool;
+    /// Whether stream threads shall take no more records for now; asked in each turn. What they have taken is committed all the
+    /// same, and what the client has fetched stays with it: `pause` would throw it away.
+    fn holds_input(&self) -> bool {
+        false
+    }
     /// Whether outputs and dead letters are wanted with their values (replay, tests). Views need tables only.
     fn wants_outputs(&self) -> bool {
         false

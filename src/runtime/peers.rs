@@ -64,7 +64,10 @@ impl Peers {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("{subtopology}_");
         let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS && !presence.endpoint.is_empty());
-        believed.filter(|presence| presence.tasks.iter().any(|task| task.starts_with(&prefix))).map(|presence| presence.endpoint.clone()).collect()
+        believed
+            .filter(|presence| presence.tasks.iter().any(|task| task.starts_with(&prefix)))
+            .map(|presence| presence.endpoint.clone())
+            .collect()
     }
 
     fn hear(&self, worker: &str, presence: Option<Presence>) {

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::log::{Consumer, Input, Message};
+use crate::log::{Consumer, Event, Input, LogErrorKind, Message};
 use crate::model::{Name, Offset, StoreId, TaskId};
 use crate::operators::fold::table::Table;
 use crate::runtime::fault::{Fault, Reaction};
@@ -18,6 +18,8 @@ use crate::topology::plan::StoreKind;
 
 /// Records put into a store in one turn, so that the group consumer is polled in between.
 const RECORDS_PER_TURN_MAX: usize = 20_000;
+/// Records whose rows are looked at ahead.
+const WARM_RECORDS: usize = 32;
 const BOUNDS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the log says how far a restore is.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,6 +31,8 @@ pub struct Restore {
     pub restored: u64,
     /// Offsets between start and end when it began; an upper bound of the records.
     pub total: u64,
+    /// It was said that it goes on: when the first piece is read, as a task may be opened several times before.
+    is_told: bool,
     batch: Vec<Message>,
     gauges: RestoreGauges,
     began: Instant,
@@ -81,11 +85,10 @@ impl Restore {
         }
         if !inputs.is_empty() {
             reader.add_inputs(&inputs).map_err(|error| Fault::of_log(&error))?;
-            info!(task = %id, records_max = total, "restoring from the changelog");
         }
         let (gauges, began) = (RestoreGauges::new(&app.metrics, id), Instant::now());
         gauges.read(0, total);
-        Ok(Restore { reader, stores, restored: 0, total, batch: Vec::new(), gauges, began, told: began })
+        Ok(Restore { reader, stores, restored: 0, total, is_told: false, batch: Vec::new(), gauges, began, told: began })
     }
 
     /// Reads and puts one piece. Returns whether the end is reached.
@@ -93,13 +96,31 @@ impl Restore {
         if self.stores.iter().all(|store| store.done) {
             return Ok(true);
         }
+        if !std::mem::replace(&mut self.is_told, true) {
+            info!(task = %id, records_max = self.total, "restoring from the changelog");
+        }
         self.batch.clear();
         let events = self.reader.poll(RECORDS_PER_TURN_MAX, wait, &mut self.batch).map_err(|error| Fault::of_log(&error))?;
         for event in events {
-            warn!(task = %id, ?event, "while restoring");
+            match event {
+                // The thread's own consumer tells it.
+                Event::Problem(problem) if problem.kind == LogErrorKind::Unreachable => debug!(task = %id, %problem, "while restoring"),
+                Event::Problem(problem) => warn!(task = %id, "while restoring: {problem}"),
+                // The changelog was cut while it was read: what was read before is not all that there was.
+                Event::OutOfRange { .. } => {
+                    let what = format!("task {id}: records of a changelog were deleted while it was read");
+                    return Err(Fault::new(Reaction::RebuildTask(id), what));
+                }
+                Event::Assigned(_) | Event::Revoked(_) | Event::Lost(_) => {}
+            }
         }
         let restored_before = self.restored;
-        for message in self.batch.drain(..) {
+        for (at, message) in self.batch.iter().enumerate() {
+            if at % WARM_RECORDS == 0 {
+                // Look-ups wait for memory together, as in `runtime/buffer.rs`.
+                let upcoming = self.batch[at..].iter().take(WARM_RECORDS).filter_map(|message| Some((message.slot(), message.key()?)));
+                std::hint::black_box(upcoming.fold(0, |sum, (slot, key)| sum ^ state.warm(StoreId(slot as usize), key)));
+            }
             let Some(store) = self.stores.iter_mut().find(|store| store.store.0 as u32 == message.slot()) else { continue };
             if message.offset() >= store.end.0 {
                 continue;

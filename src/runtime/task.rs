@@ -5,14 +5,14 @@
 
 use smallvec::SmallVec;
 
-use crate::codec::Limits;
+use crate::codec::{KeyCodec, Limits};
 use crate::log::Message;
 use crate::metrics::{self, Counter, Metrics};
 use crate::model::{Name, Offset, SourceId, StoreId, TaskId, Time};
 use crate::operators::fold::table::{Table, TableStores};
 use crate::operators::source::{OnError, SourceDecoder};
 use crate::operators::{Context, DeadLetter, Effects, Failure, Origin};
-use crate::runtime::buffer::{Buffer, Decoded, Queued};
+use crate::runtime::buffer::{Buffer, Decoded, Head};
 use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::restore::Restore;
 use crate::runtime::start::App;
@@ -68,6 +68,30 @@ pub struct Task {
     /// Per decoder: tables and their inputs that it feeds.
     feeds: Vec<Vec<(usize, usize)>>,
     buffer: Buffer,
+    /// Per input: the rows that its messages will ask for.
+    warmed: Vec<Option<Warmed>>,
+}
+
+/// Rows that the messages of an input will ask for, so that they are looked at ahead.
+struct Warmed {
+    key: KeyCodec,
+    store: StoreId,
+}
+
+impl Warmed {
+    /// For a topic of one source that feeds a table without windows, which is where most time goes. What is not looked at
+    /// ahead only costs more.
+    fn of(sources: &[usize], feeds: &[Vec<(usize, usize)>], tables: &[Table], keys: &[KeyCodec]) -> Option<Warmed> {
+        let [source] = sources else { return None };
+        let table = feeds[*source].iter().map(|(table, _)| &tables[*table]).find(|table| table.spec().window.is_none())?;
+        Some(Warmed { key: keys[*source], store: table.rows() })
+    }
+
+    #[inline]
+    fn look(&self, message: &Message, state: &TaskState) -> u8 {
+        let key = message.key().and_then(|bytes| self.key.decode(bytes).ok());
+        key.map_or(0, |(key, _)| state.warm(self.store, &key))
+    }
 }
 
 /// A topic's partition as this task reads it.
@@ -80,22 +104,66 @@ pub struct TaskInput {
     pub next: Offset,
     /// As of the last commit.
     pub committed: Offset,
+    /// When the group was told so.
+    pub committed_at: Time,
+    /// The group has an offset for it. If not, the next commit tells it one.
+    pub is_known: bool,
+    /// Its start was taken from the task's folder, see [`InputStart::Stored`].
+    pub is_from_folder: bool,
+}
+
+/// How often the offset of an idle input is committed again. A group keeps offsets of topics that it is not subscribed to, and it
+/// is subscribed to none of our inputs, for `offsets.retention.minutes` after their last commit: a week where nobody says otherwise.
+pub const RECOMMIT_EVERY_MS: i64 = 24 * 60 * 60 * 1000;
+/// The first time after a task was opened: nobody knows when its last owner did it. Not at once, so that tasks can move in peace.
+const RECOMMIT_FIRST_MS: i64 = 60 * 1000;
+
+/// Where a task begins to read an input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InputStart {
+    /// The group has this offset.
+    Committed(Offset),
+    /// It has none. The first commit tells it one for every input, so that from then on "none" means that an offset was lost.
+    Uncommitted(Offset),
+    /// It has lost it; the task's folder knows this one.
+    Stored(Offset),
+}
+
+impl TaskInput {
+    fn starting(topic: Name, start: InputStart, now: Time) -> TaskInput {
+        let (InputStart::Committed(offset) | InputStart::Uncommitted(offset) | InputStart::Stored(offset)) = start;
+        TaskInput {
+            topic,
+            slot: None,
+            next: offset,
+            committed: offset,
+            committed_at: now.plus_ms(RECOMMIT_FIRST_MS - RECOMMIT_EVERY_MS),
+            is_known: matches!(start, InputStart::Committed(_)),
+            is_from_folder: matches!(start, InputStart::Stored(_)),
+        }
+    }
+
+    /// Whether it asks for a commit.
+    pub fn is_due(&self, now: Time) -> bool {
+        self.next != self.committed || now.0 - self.committed_at.0 >= RECOMMIT_EVERY_MS
+    }
+
+    /// Whether a commit, whoever asked for it, tells the group where it stands.
+    pub fn is_to_commit(&self, now: Time) -> bool {
+        !self.is_known || self.is_due(now)
+    }
 }
 
 impl Task {
     /// Makes a task with its state as it lies on disk; it still has to be restored.
-    pub fn open(
-        app: &App,
-        id: TaskId,
-        number_of_inputs_committed: Vec<Offset>,
-        restore: Restore,
-        mut state: TaskState,
-    ) -> Result<Task, Fault> {
+    pub fn open(app: &App, id: TaskId, starts: Vec<InputStart>, restore: Restore, mut state: TaskState) -> Result<Task, Fault> {
         let subtopology = &app.plan.subtopologies[id.subtopology as usize];
         let sources = &app.plan.topology.sources;
+        let now = app.clock.now();
         let decoders: Vec<SourceDecoder> =
             subtopology.sources.iter().map(|source| SourceDecoder::new(*source, &sources[source.0], Limits::default())).collect();
-        let of_input = subtopology
+        let keys: Vec<KeyCodec> = subtopology.sources.iter().map(|source| sources[source.0].key).collect();
+        let of_input: Vec<SmallVec<[usize; 2]>> = subtopology
             .topics
             .iter()
             .map(|topic| {
@@ -106,7 +174,7 @@ impl Task {
         for table in &mut tables {
             table.open(&mut state).map_err(|error| Fault::of_state(id, &error))?;
         }
-        let feeds = subtopology
+        let feeds: Vec<Vec<(usize, usize)>> = subtopology
             .sources
             .iter()
             .map(|source| {
@@ -117,16 +185,10 @@ impl Task {
                 tables.iter().enumerate().flat_map(fed).collect()
             })
             .collect();
-        let inputs = subtopology
-            .topics
-            .iter()
-            .zip(number_of_inputs_committed)
-            .map(|(topic, offset)| TaskInput { topic: topic.clone(), slot: None, next: offset, committed: offset })
-            .collect();
+        let inputs = subtopology.topics.iter().zip(starts).map(|(topic, start)| TaskInput::starting(topic.clone(), start, now)).collect();
         Ok(Task {
             id,
             phase: Phase::Restoring(restore),
-            tables,
             inputs,
             changelogs: vec![Offset(0); subtopology.stores.len()],
             effects: Effects::default(),
@@ -134,6 +196,8 @@ impl Task {
             source_ids: subtopology.sources.clone(),
             source_names: subtopology.sources.iter().map(|source| sources[source.0].name.clone()).collect(),
             counters: subtopology.sources.iter().map(|source| SourceCounters::new(&sources[source.0].name, &app.metrics)).collect(),
+            warmed: of_input.iter().map(|sources| Warmed::of(sources, &feeds, &tables, &keys)).collect(),
+            tables,
             decoders,
             of_input,
             feeds,
@@ -146,22 +210,14 @@ impl Task {
         matches!(self.phase, Phase::Running)
     }
 
-    /// Decodes a message and queues it.
-    pub fn take(&mut self, input: usize, message: Message, now: Time) {
-        let mut decoded: SmallVec<[Decoded; 1]> = SmallVec::new();
-        let mut time: Option<Time> = None;
-        for &source in &self.of_input[input] {
-            decoded.push(match self.decoders[source].decode(&message, now) {
-                Ok(Some(record)) => {
-                    time = Some(time.map_or(record.time, |earliest| earliest.min(record.time)));
-                    Decoded::Record(record)
-                }
-                Ok(None) => Decoded::Filtered,
-                Err(bad) => Decoded::Bad { source, reason: bad.reason, detail: bad.detail },
-            });
-        }
-        let time = time.unwrap_or_else(|| message.time());
-        self.buffer.push(input, Queued { message, decoded, time });
+    /// Whether its state is complete. Until then it takes no part in a commit.
+    pub fn is_restored(&self) -> bool {
+        !matches!(self.phase, Phase::Restoring(_))
+    }
+
+    /// Queues a message.
+    pub fn take(&mut self, input: usize, message: Message) {
+        self.buffer.push(input, message);
     }
 
     /// Processes everything that is queued, in event-time order over its inputs. Returns the number of messages.
@@ -170,8 +226,12 @@ impl Task {
     /// A fault of the state, or of a record whose source says `fail`; what came before stays processed.
     pub fn process_all(&mut self, now: Time, overlay_bytes_max: usize) -> Result<usize, Fault> {
         let mut count = 0;
-        while let Some((input, queued)) = self.buffer.pop() {
-            self.process(input, queued, now)?;
+        loop {
+            let Task { buffer, decoders, of_input, warmed, state, .. } = self;
+            let warm = |input: usize, message: &Message| warmed[input].as_ref().map_or(0, |warmed| warmed.look(message, state));
+            let decode = |input: usize, message| decode(decoders, &of_input[input], message, now);
+            let Some((input, head)) = buffer.pop(warm, decode) else { break };
+            self.process(input, head, now)?;
             count += 1;
             if self.state.overlay_bytes() > overlay_bytes_max {
                 break;
@@ -189,8 +249,8 @@ impl Task {
         !self.buffer.is_empty()
     }
 
-    fn process(&mut self, input: usize, queued: Queued, now: Time) -> Result<(), Fault> {
-        let Queued { message, decoded, .. } = queued;
+    fn process(&mut self, input: usize, head: Head, now: Time) -> Result<(), Fault> {
+        let Head { message, decoded, .. } = head;
         for (at, decoded) in decoded.into_iter().enumerate() {
             let source = self.of_input[input][at];
             match decoded {
@@ -242,11 +302,13 @@ impl Task {
                 Ok(())
             }
             OnError::Fail => {
+                let input = self.of_input.iter().position(|decoders| decoders.contains(&source)).unwrap_or(0);
                 let what = format!(
-                    "task {}: source `{}` has a bad record at partition {} offset {} ({reason}: {detail}) and says `on_error: fail`; \
+                    "task {}: source `{}` has a bad record at `{}` partition {} offset {} ({reason}: {detail}) and says `on_error: fail`; \
                      the task stops here and commits nothing past it: correct or remove the record, or say `on_error: dead_letter`",
                     self.id,
                     self.source_names[source],
+                    self.inputs[input].topic,
                     message.partition(),
                     message.offset()
                 );
@@ -289,12 +351,33 @@ impl Task {
     }
 
     /// Whether there is anything that a commit would make true.
-    pub fn is_dirty(&self, subtopology: &Subtopology) -> bool {
-        self.inputs.iter().any(|input| input.next != input.committed)
+    pub fn is_dirty(&self, subtopology: &Subtopology, now: Time) -> bool {
+        if !self.is_restored() {
+            return false;
+        }
+        self.inputs.iter().any(|input| input.is_due(now))
             || !self.effects.dead_letters.is_empty()
             || !self.effects.stale.is_empty()
             || (0..subtopology.stores.len()).any(|store| self.state.change_count(StoreId(store)) > 0)
     }
+}
+
+/// Lets the sources of a topic read a message.
+fn decode(decoders: &mut [SourceDecoder], sources: &[usize], message: Message, now: Time) -> Head {
+    let mut decoded: SmallVec<[Decoded; 1]> = SmallVec::new();
+    let mut time: Option<Time> = None;
+    for &source in sources {
+        decoded.push(match decoders[source].decode(&message, now) {
+            Ok(Some(record)) => {
+                time = Some(time.map_or(record.time, |earliest| earliest.min(record.time)));
+                Decoded::Record(record)
+            }
+            Ok(None) => Decoded::Filtered,
+            Err(bad) => Decoded::Bad { source, reason: bad.reason, detail: bad.detail },
+        });
+    }
+    let time = time.unwrap_or_else(|| message.time());
+    Head { message, decoded, time }
 }
 
 impl SourceCounters {

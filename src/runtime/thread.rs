@@ -9,21 +9,28 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use crate::log::{Consumer, Event, GroupSettings, Message, Producer, ProducerSettings, TopicHandle};
-use crate::model::{Name, Offset, TaskId, Time};
+use crate::log::{Consumer, Event, GroupSettings, LogErrorKind, Message, Producer, ProducerSettings, TopicHandle};
+use crate::model::{Name, TaskId, Time};
 use crate::runtime::assignment::{self, Opening};
 use crate::runtime::commit::{Deadline, Outcome, commit};
 use crate::runtime::emit::OutputWriter;
 use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::gauges::{self, ThreadGauges};
+use crate::runtime::retries::Retries;
 use crate::runtime::settings::Guarantee;
 use crate::runtime::start::App;
 use crate::runtime::task::{Phase, Task};
 use crate::topology::names;
 
-/// How long a transaction client may take to begin its life: it ends what an earlier one left open.
-const INIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a transaction client may take to begin its life: it ends what an earlier one left open. Tried again then; longer would
+/// keep a worker from ending when it is told to while there is no broker.
+const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the producer collects a batch. Everything is written in the commit, whose flush ends the wait; with 1 ms batches
+/// are smaller, which cost 5 % of CPU and won no time.
+const LINGER: Duration = Duration::from_millis(10);
+/// How long a turn waits that may take no records; short, so that the group is served.
+const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// A stream thread. `turn` is called by its OS thread, or by a driver that runs several in steps.
 pub struct StreamThread {
@@ -43,8 +50,11 @@ pub struct StreamThread {
     membership: u64,
     pub(super) gauges: ThreadGauges,
     number: usize,
+    /// The last turn found nothing to do.
+    is_idle: bool,
     batch: Vec<Message>,
     committed_at: Time,
+    retries: Retries,
 }
 
 /// What a turn did.
@@ -80,8 +90,10 @@ impl StreamThread {
             membership: 0,
             gauges,
             number,
+            is_idle: false,
             batch: Vec::new(),
             committed_at,
+            retries: Retries::default(),
         };
         thread.look_up_topics()?;
         Ok(thread)
@@ -93,7 +105,10 @@ impl StreamThread {
     /// Only a fault that stops the worker; every other one is answered here.
     pub fn turn(&mut self, wait: Duration) -> Result<Turn, Fault> {
         match self.try_turn(wait) {
-            Ok(turn) => Ok(turn),
+            Ok(turn) => {
+                self.retries.end();
+                Ok(turn)
+            }
             Err(fault) => {
                 self.react(fault)?;
                 Ok(Turn { is_busy: true, ..Turn::default() })
@@ -106,9 +121,14 @@ impl StreamThread {
         let restoring = assignment::open_tasks(self)? | assignment::restore_tasks(self)?;
         turn.is_busy |= restoring;
         let has_queued = self.tasks.values().any(Task::has_queued);
+        let is_held = self.app.observers.iter().any(|observer| observer.holds_input());
         let wait = if turn.is_busy || has_queued { Duration::ZERO } else { self.until_commit(wait) };
         let mut batch = std::mem::take(&mut self.batch);
-        let limit = if has_queued { 0 } else { self.app.settings.poll_records_max };
+        let limit = if has_queued || is_held { 0 } else { self.app.settings.poll_records_max };
+        if is_held && !has_queued {
+            // A poll for nothing does not wait.
+            std::thread::park_timeout(wait.min(HELD_PAUSE));
+        }
         let polled = self.consumer.poll(limit, wait, &mut batch);
         turn.messages = batch.len();
         self.gauges.polled(batch.len(), batch.first().map(Message::time));
@@ -119,10 +139,11 @@ impl StreamThread {
             if let Some((id, input)) = owner
                 && let Some(task) = self.tasks.get_mut(&id)
             {
-                task.take(input, message, now);
+                task.take(input, message);
             }
         }
         self.batch = batch;
+        self.is_idle = turn.messages == 0 && !turn.is_busy && !has_queued && !is_held;
         let membership = self.membership;
         for event in polled.map_err(|error| Fault::of_log(&error))? {
             if self.membership == membership {
@@ -205,7 +226,7 @@ impl StreamThread {
             }
             Event::Lost(numbers) => {
                 let tasks = self.tasks_of(numbers);
-                warn!(thread = self.number, tasks = %list(&tasks), "lost: another member has these tasks already; nothing is committed for them");
+                warn!(thread = self.number, tasks = %list(&tasks), "lost: the session with the group has ended, and another member may have these tasks; nothing is committed for them");
                 for id in &tasks {
                     if let Some(task) = self.tasks.get_mut(id) {
                         task.state.drop_overlay();
@@ -214,6 +235,8 @@ impl StreamThread {
                 assignment::close_tasks(self, &tasks);
                 self.consumer.acknowledge(event).map_err(|error| Fault::of_log(&error))
             }
+            // A right that is missing does not heal: the group, or an input, is closed to us.
+            Event::Problem(problem) if problem.kind == LogErrorKind::Authorization => Err(Fault::of_log(problem)),
             Event::Problem(problem) => {
                 warn!(thread = self.number, "{problem}");
                 Ok(())
@@ -238,7 +261,7 @@ impl StreamThread {
     fn react(&mut self, fault: Fault) -> Result<(), Fault> {
         match fault.reaction.clone() {
             Reaction::Retry => {
-                warn!(thread = self.number, "{fault}; trying again");
+                self.retries.wait(self.number, &fault.what);
                 Ok(())
             }
             Reaction::Abort => {
@@ -295,7 +318,7 @@ impl StreamThread {
             self.in_transaction = false;
             self.producer.abort(self.app.settings.transaction_timeout).map_err(|error| Fault::of_transaction(&error))?;
         }
-        for task in self.tasks.values_mut() {
+        for task in self.tasks.values_mut().filter(|task| task.is_restored()) {
             task.forget()?;
             for input in &task.inputs {
                 if let Some(slot) = input.slot {
@@ -392,7 +415,8 @@ impl StreamThread {
 
     /// Whether a commit would make anything true.
     pub(super) fn has_changes(&self) -> bool {
-        self.tasks.values().any(|task| task.is_dirty(&self.app.plan.subtopologies[task.id.subtopology as usize]))
+        let now = self.app.clock.now();
+        self.tasks.values().any(|task| task.is_dirty(&self.app.plan.subtopologies[task.id.subtopology as usize], now))
     }
 
     /// Commits, closes all tasks, leaves the group.
@@ -424,6 +448,11 @@ impl StreamThread {
         inputs.filter_map(|(id, at, input)| Some(((id, at), gauges::end_of(input, consumer.as_mut())?))).collect()
     }
 
+    /// What this thread runs.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
     /// The tasks of this thread, for queries and status.
     pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.tasks.values()
@@ -443,24 +472,25 @@ impl StreamThread {
         self.opening.is_empty() && self.tasks.values().all(|task| !matches!(task.phase, Phase::Restoring(_)))
     }
 
-    /// Records between what is processed and the end of the inputs; asks the broker.
-    pub fn lag(&mut self) -> Result<i64, Fault> {
-        let mut lag = 0;
-        let inputs: Vec<(Option<u32>, Name, i32, Offset, bool)> = self
-            .tasks
-            .values()
-            .flat_map(|task| {
-                task.inputs.iter().map(|input| (input.slot, input.topic.clone(), task.id.partition, input.next, task.has_queued()))
-            })
-            .collect();
-        for (slot, topic, partition, next, has_queued) in inputs {
-            let (_, end) = self.consumer.bounds(&topic, partition, CLOSE_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
-            // A topic that is written in transactions ends in markers, which are read over and never processed.
-            let position = slot.map(|slot| self.consumer.position(slot)).transpose().map_err(|error| Fault::of_log(&error))?.flatten();
-            let is_read = !has_queued && position.is_some_and(|position| position >= end);
-            lag += if is_read { 0 } else { (end.0 - next.0).max(0) };
+    /// Whether all inputs are read to the ends that they have now. Asks the broker, but only a thread that found nothing in its
+    /// last turn: it costs a few milliseconds.
+    pub fn is_drained(&mut self) -> Result<bool, Fault> {
+        if !self.is_idle || !self.is_settled() || self.has_changes() {
+            return Ok(false);
         }
-        Ok(lag)
+        for task in self.tasks.values().filter(|task| task.is_running()) {
+            for input in &task.inputs {
+                let Some(slot) = input.slot else { continue };
+                let log = |error| Fault::of_log(&error);
+                let (_, end) = self.consumer.bounds(&input.topic, task.id.partition, CLOSE_TIMEOUT).map_err(log)?;
+                // The end may lie behind markers, which only the position has passed.
+                let position = self.consumer.position(slot).map_err(log)?;
+                if position.unwrap_or(input.next).max(input.next) < end {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -481,7 +511,7 @@ fn make_producer(app: &App, number: usize) -> Result<Box<dyn Producer>, Fault> {
     let producer = ProducerSettings {
         transactional_id: exactly_once.then(|| names::transactional_id(&app.plan.topology.app, &settings.worker, number)),
         transaction_timeout: settings.transaction_timeout,
-        linger: Duration::from_millis(10),
+        linger: LINGER,
     };
     let mut producer = app.log.producer(&producer).map_err(|error| Fault::of_log(&error))?;
     if exactly_once {

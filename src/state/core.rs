@@ -128,6 +128,9 @@ impl fmt::Display for StateError {
 
 impl std::error::Error for StateError {}
 
+/// Rows in one batch of the backend, so that a batch is a few megabytes at most where rows are of usual size.
+const WRITE_ROWS_MAX: usize = 8192;
+
 /// Steps of the clock's hand for each row that is read in, so that no single read pays for many evictions.
 const EVICT_STEPS: usize = 32;
 
@@ -191,6 +194,13 @@ impl TaskState {
     pub fn get(&mut self, store: StoreId, key: &[u8]) -> Result<Option<&[u8]>, StateError> {
         let slot = self.load(store, key)?;
         Ok(self.stores[store.0].cache.value(slot))
+    }
+
+    /// Looks at what memory has of a key, so that look-ups of several keys wait for memory together and not one after the
+    /// other. Give the number to `black_box`, once for many.
+    #[inline]
+    pub fn warm(&self, store: StoreId, key: &[u8]) -> u8 {
+        self.stores[store.0].cache.warm(key)
     }
 
     /// Sets the value of a key in the open transaction. Returns the key's ordinal in [`TaskState::changes`].
@@ -473,7 +483,8 @@ impl TaskState {
         self.write_dirty(everything, &offsets)
     }
 
-    /// Writes the dirty rows of some stores, and rows of `meta`, in one atomic batch.
+    /// Writes the dirty rows of some stores, in pieces, and rows of `meta` with the last one: rows may be ahead of offsets, and one
+    /// batch of them all would take as much memory again as they do.
     pub(super) fn write_dirty(
         &mut self,
         which: std::ops::Range<usize>,
@@ -489,13 +500,18 @@ impl TaskState {
             }
             sorted.push(slots);
         }
-        let rows = stores.iter().zip(&sorted).flat_map(|(store, slots)| {
+        let mut rows = stores.iter().zip(&sorted).flat_map(|(store, slots)| {
             slots.iter().map(|&slot| {
                 let row = store.cache.dirty_row(slot);
                 RowWrite { column: store.columns.column(row.key), key: row.key, value: row.value }
             })
         });
         let offsets = meta_rows.iter().map(|(key, value)| RowWrite { column: *meta, key, value: value.as_deref() });
+        let mut left: usize = sorted.iter().map(Vec::len).sum();
+        while left > WRITE_ROWS_MAX {
+            backend.write(&mut rows.by_ref().take(WRITE_ROWS_MAX))?;
+            left -= WRITE_ROWS_MAX;
+        }
         backend.write(&mut rows.chain(offsets))?;
         for store in stores {
             store.cache.written();

@@ -309,6 +309,11 @@ impl Driver {
         Ok(())
     }
 
+    /// All disks are lost, as when workers move to other machines. To be called while no worker runs.
+    pub fn forget_disks(&mut self) {
+        self.workers.retain(|_, worker| worker.alive.is_some());
+    }
+
     /// The stream threads that are alive.
     pub fn threads(&mut self) -> impl Iterator<Item = &mut StreamThread> {
         self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()).map(|alive| &mut alive.thread)

@@ -192,7 +192,7 @@ pub trait ViewPublisher: Send + Sync {
     /// Step 7 of the commit. Ignored for a table without views and for a partition that is not open.
     fn publish(&self, batch: CommittedBatch) -> Pressure;
 
-    /// Whether partitions that were paused because of [`Pressure::Pause`] may go on.
+    /// Whether stream threads that hold back because of [`Pressure::Pause`] may go on.
     fn pressure(&self) -> Pressure;
 
     /// Each view on each open partition, by view name and partition.
@@ -207,7 +207,7 @@ pub trait ViewPublisher: Send + Sync {
 pub enum Pressure {
     /// Go on. Where the queue was full, the views concerned catch up from the store later.
     None,
-    /// `on_lag: pause`: pause the partitions of the table until [`ViewPublisher::pressure`] says `None`.
+    /// `on_lag: pause`: take no more records until [`ViewPublisher::pressure`] says `None`.
     Pause,
 }
 

@@ -17,10 +17,48 @@ use crate::log::kafka::context::AdminSide;
 use crate::log::kafka::error::{by_code, by_reason, of};
 use crate::log::kafka::ffi;
 use crate::log::{Admin, LogError, LogErrorKind, NewTopic, TopicDescription};
-use crate::model::{Name, Offset};
+use crate::model::{Name, Offset, Time};
 
-/// How long we wait to learn the largest record of a topic.
+/// How long we wait to learn what a topic takes.
 const LIMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a record takes beside key, value and headers, at most: the same that a broker adds when it compares with `max.message.bytes`.
+const RECORD_OVERHEAD: usize = 128;
+/// How far our clock may be from the broker's.
+const CLOCK_SKEW_MS: i64 = 60_000;
+
+/// What a topic takes.
+#[derive(Clone, Copy)]
+pub(super) struct TopicLimits {
+    /// `max.message.bytes`.
+    pub(super) record_bytes_max: usize,
+    /// `message.timestamp.after.max.ms`: since Kafka 4 an hour where nobody says otherwise.
+    ahead_ms_max: i64,
+    /// `message.timestamp.before.max.ms`.
+    behind_ms_max: i64,
+}
+
+impl Default for TopicLimits {
+    fn default() -> TopicLimits {
+        TopicLimits { record_bytes_max: usize::MAX, ahead_ms_max: i64::MAX, behind_ms_max: i64::MAX }
+    }
+}
+
+impl TopicLimits {
+    /// The largest record, where the client's queue holds so much.
+    pub(super) fn bytes_max(self, queue_bytes: usize) -> usize {
+        self.record_bytes_max.min(queue_bytes).saturating_sub(RECORD_OVERHEAD)
+    }
+
+    /// The time to write a record with. One that the topic would refuse gives way to `now`: a record whose event time is two hours
+    /// ahead would stop its task for ever otherwise, and its value has the time all the same.
+    pub(super) fn stamp(self, time: Time, now: Time) -> Time {
+        let skewed = |limit: i64| limit.saturating_sub(CLOCK_SKEW_MS.min(limit / 2));
+        let ahead = time.0.saturating_sub(now.0);
+        let is_taken = ahead <= skewed(self.ahead_ms_max) && ahead.saturating_neg() <= skewed(self.behind_ms_max);
+        if is_taken { time } else { now }
+    }
+}
 
 /// A handle on the admin client; clones share it.
 #[derive(Clone)]
@@ -36,11 +74,18 @@ impl KafkaAdmin {
         Ok(KafkaAdmin { client: Arc::new(client), brokers: brokers.to_owned() })
     }
 
-    /// `max.message.bytes` of a topic. Whoever may not ask for it learns it from the broker's refusal.
-    pub(super) fn record_bytes_max(&self, topic: &Name) -> usize {
-        let answer = self.config(topic, &["max.message.bytes"], LIMIT_TIMEOUT);
-        let limit = answer.ok().and_then(|values| values.into_iter().next().flatten()).and_then(|text| text.parse().ok());
-        limit.unwrap_or(usize::MAX)
+    /// What a topic takes. Whoever may not ask for it learns it from the broker's refusal.
+    pub(super) fn limits(&self, topic: &Name) -> TopicLimits {
+        let keys = ["max.message.bytes", "message.timestamp.type", "message.timestamp.after.max.ms", "message.timestamp.before.max.ms"];
+        let Ok(values) = self.config(topic, &keys, LIMIT_TIMEOUT) else { return TopicLimits::default() };
+        let text = |at: usize| values.get(at).and_then(Option::as_deref);
+        let number = |at: usize| text(at).and_then(|text| text.parse().ok());
+        let is_stamped_by_us = text(1) != Some("LogAppendTime");
+        TopicLimits {
+            record_bytes_max: number(0).and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX),
+            ahead_ms_max: number(2).filter(|_| is_stamped_by_us).unwrap_or(i64::MAX),
+            behind_ms_max: number(3).filter(|_| is_stamped_by_us).unwrap_or(i64::MAX),
+        }
     }
 
     fn failed(&self, what: String, code: RDKafkaErrorCode) -> LogError {
@@ -148,9 +193,11 @@ impl Admin for KafkaAdmin {
         let results = self.done(what, block_on(self.client.describe_configs([&specifier], &options(timeout))))?;
         let Some(answer) = results.into_iter().next() else { return Err(self.failed(what(), RDKafkaErrorCode::UnknownTopicOrPartition)) };
         let resource: ConfigResource = answer.map_err(|code| self.failed(what(), code))?;
-        // A broker answers for a topic that does not exist with no settings at all.
+        // No settings at all: the wrapper leaves the broker's reason out. The topic is not there, or we may not ask.
         if resource.entries.is_empty() {
-            return Err(self.failed(what(), RDKafkaErrorCode::UnknownTopicOrPartition));
+            let is_there = self.describe(std::slice::from_ref(topic), timeout)?.into_iter().flatten().next().is_some();
+            let code = if is_there { RDKafkaErrorCode::TopicAuthorizationFailed } else { RDKafkaErrorCode::UnknownTopicOrPartition };
+            return Err(self.failed(what(), code));
         }
         Ok(keys.iter().map(|key| resource.get(key).and_then(|entry| entry.value.clone())).collect())
     }

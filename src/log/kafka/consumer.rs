@@ -8,6 +8,7 @@
 //!   answer;
 //! - each input's next offset is kept here; a record below it is never delivered again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -15,7 +16,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
-use crate::log::kafka::context::ConsumerSide;
+use crate::log::kafka::context::{ConsumerSide, Troubles};
 use crate::log::kafka::error::{by_code, by_reason, kind_of, of};
 use crate::log::kafka::ffi::{ConsumerClient, DataQueue, End, GroupMetadata, InputTopic, KafkaMessage, end_seen, list_offset, position};
 use crate::log::{Consumer, Event, GroupMetadata as AnyGroupMetadata, Input, LogError, LogErrorKind, Message};
@@ -25,8 +26,6 @@ use crate::model::{Name, Offset};
 const GROUP_INTERVAL: Duration = Duration::from_millis(10);
 /// Group events, errors and log lines that one poll serves.
 const GROUP_EVENTS_MAX: usize = 16;
-/// The same trouble is told again after this time.
-const PROBLEM_INTERVAL: Duration = Duration::from_secs(10);
 /// A seek waits so long for a partition that is just being started.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -66,12 +65,17 @@ pub(super) struct KafkaConsumer {
     pending: Option<Event>,
     /// Topic of the last record: the next one is likely of the same.
     last_topic: usize,
-    told: Vec<(LogErrorKind, Instant)>,
+    troubles: Arc<Troubles>,
 }
 
 impl KafkaConsumer {
     /// `task_topic` makes it a member of its group.
-    pub(super) fn new(config: &ClientConfig, brokers: &str, task_topic: Option<&Name>) -> Result<KafkaConsumer, LogError> {
+    pub(super) fn new(
+        config: &ClientConfig,
+        brokers: &str,
+        task_topic: Option<&Name>,
+        troubles: Arc<Troubles>,
+    ) -> Result<KafkaConsumer, LogError> {
         const WHAT: &str = "make a consumer";
         let client: BaseConsumer<ConsumerSide> = config.create_with_context(ConsumerSide::default()).map_err(|error| of(WHAT, &error))?;
         let client = ConsumerClient::new(client);
@@ -88,7 +92,7 @@ impl KafkaConsumer {
             events: Vec::new(),
             pending: None,
             last_topic: 0,
-            told: Vec::new(),
+            troubles,
         })
     }
 
@@ -137,24 +141,18 @@ impl KafkaConsumer {
     }
 
     /// A passing trouble, unless it was told a moment ago.
-    fn problem(&mut self, code: RDKafkaErrorCode) -> Option<Event> {
+    fn problem(&self, code: RDKafkaErrorCode) -> Option<Event> {
+        if !self.is_member && code == RDKafkaErrorCode::GroupAuthorizationFailed {
+            // The client asks for the coordinator of a group that a reader never joins.
+            return None;
+        }
         let kind = kind_of(code);
         let reason = self.client.as_ref().and_then(|client| client.client().context().connection.reason());
         let error = match reason {
             Some(reason) => by_reason(format!("talk to Kafka at `{}`", self.brokers), code, &reason),
             None => by_code(format!("talk to Kafka at `{}`", self.brokers), code),
         };
-        self.is_news(kind).then_some(Event::Problem(error))
-    }
-
-    fn is_news(&mut self, kind: LogErrorKind) -> bool {
-        let now = Instant::now();
-        self.told.retain(|(_, at)| now.duration_since(*at) < PROBLEM_INTERVAL);
-        let is_news = !self.told.iter().any(|(told, _)| *told == kind);
-        if is_news {
-            self.told.push((kind, now));
-        }
-        is_news
+        self.troubles.is_news(kind, Instant::now()).then_some(Event::Problem(error))
     }
 
     /// Takes what is there, up to `limit`, waiting up to `wait` for as many.
@@ -198,7 +196,7 @@ impl KafkaConsumer {
             tracing::warn!(topic = %name, partition, %error, "cannot go back after an error of a partition");
         }
         let error = by_reason(format!("fetch from `{name}` partition {partition}"), code, reason);
-        self.is_news(error.kind).then_some(Event::Problem(error))
+        self.troubles.is_news(error.kind, Instant::now()).then_some(Event::Problem(error))
     }
 
     fn slot(&self, slot: u32, what: &str) -> Result<(usize, i32), LogError> {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -15,9 +16,13 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Statistics, TopicPartitionList};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::log::{Event, LogError, LogErrorKind};
+
+/// The same trouble is told again after this time, doubled up to the last.
+const TROUBLE_INTERVAL_FIRST: Duration = Duration::from_secs(10);
+const TROUBLE_INTERVAL_LAST: Duration = Duration::from_secs(300);
 
 /// The last thing a client said about its connections: the reason behind a time-out.
 #[derive(Default)]
@@ -55,13 +60,40 @@ impl Connection {
         if matches!(facility, "FAIL" | "ERROR") && !text.ends_with("brokers are down") {
             self.note(text);
         }
+        // One line of ours tells it, once for all clients and with what to do. The client would tell it for each connection.
+        if matches!(facility, "FAIL" | "ERROR" | "FATAL" | "REQTMOUT" | "TXNERR" | "GETPID" | "SESSTMOUT") {
+            return debug!(facility, text, "librdkafka");
+        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 error!(facility, text, "librdkafka")
             }
             RDKafkaLogLevel::Warning => warn!(facility, text, "librdkafka"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => info!(facility, text, "librdkafka"),
-            RDKafkaLogLevel::Debug => debug!(facility, text, "librdkafka"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(facility, text, "librdkafka"),
+        }
+    }
+}
+
+/// Which trouble the clients of a worker have told lately. Shared by all of them: a broker that is away is one line, not one per thread.
+#[derive(Default)]
+pub(super) struct Troubles(Mutex<Vec<(LogErrorKind, Instant, Duration)>>);
+
+impl Troubles {
+    /// Whether a trouble is to be told: when it is new, and then after growing intervals while it lasts.
+    pub(super) fn is_news(&self, kind: LogErrorKind, now: Instant) -> bool {
+        let mut told = guard(&self.0);
+        // What was quiet for longer than it would have been is over, and news when it comes again.
+        told.retain(|(_, at, interval)| now.duration_since(*at) < *interval * 2);
+        match told.iter_mut().find(|(known, ..)| *known == kind) {
+            None => {
+                told.push((kind, now, TROUBLE_INTERVAL_FIRST));
+                true
+            }
+            Some((_, at, interval)) if now.duration_since(*at) >= *interval => {
+                (*at, *interval) = (now, (*interval * 2).min(TROUBLE_INTERVAL_LAST));
+                true
+            }
+            Some(_) => false,
         }
     }
 }
@@ -221,7 +253,16 @@ fn plain(line: &str) -> String {
     let text = line.split_once("]: ").map_or(line, |(_, text)| text);
     let text = text.replace("/bootstrap:", ":");
     let end = text.find(" (after ").unwrap_or(text.len());
-    text[..end].trim().to_owned()
+    let text = text[..end].trim();
+    // The client guesses at brokers of ten years ago; who meets this has named another server, or the wrong security.
+    let strange =
+        [": ApiVersionRequest failed", ": Receive failed: Invalid response size"].into_iter().find_map(|what| text.split_once(what));
+    match strange {
+        Some((address, _)) => {
+            format!("{address}: what listens there does not answer as Kafka does, or wants another `kafka.security.protocol`")
+        }
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -229,8 +270,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_trouble_that_lasts_is_told_at_growing_intervals() {
+        let (troubles, start) = (Troubles::default(), Instant::now());
+        let at = |seconds| troubles.is_news(LogErrorKind::Unreachable, start + Duration::from_secs(seconds));
+        let told: Vec<u64> = (0..200).filter(|seconds| at(*seconds)).collect();
+        assert_eq!(told, [0, 10, 30, 70, 150]);
+        assert!(troubles.is_news(LogErrorKind::Authentication, start), "another trouble is news");
+        assert!(at(2000), "what was over is news when it comes again");
+        assert!(!at(2001));
+    }
+
+    #[test]
     fn a_connection_failure_is_told_by_address_and_reason() {
         let line = "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)";
         assert_eq!(plain(line), "127.0.0.1:1: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
+        let line = "[thrd:127.0.0.1:80/bootstrap]: 127.0.0.1:80/bootstrap: ApiVersionRequest failed: Local: Timed out: probably due to broker version < 0.10 (see api.version.request configuration) (after 10188ms in state APIVERSION_QUERY)";
+        assert!(plain(line).starts_with("127.0.0.1:80: what listens there does not answer as Kafka does"), "{}", plain(line));
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn kind_of(code: RDKafkaErrorCode) -> LogErrorKind {
         Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTransactionTimeout | Code::GroupMaxSizeReached => {
             LogErrorKind::Config
         }
-        Code::OffsetOutOfRange | Code::NotConfigured | Code::UnsupportedCompressionType => LogErrorKind::Config,
+        Code::OffsetOutOfRange | Code::NotConfigured | Code::UnsupportedCompressionType | Code::InvalidTimestamp => LogErrorKind::Config,
         // What nobody has thought of is handled by a new client, as librdkafka advises.
         _ => LogErrorKind::Fatal,
     }
@@ -59,8 +59,19 @@ pub(super) fn by_code(what: impl Into<String>, code: RDKafkaErrorCode) -> LogErr
 
 /// The same where the client gave a reason of its own.
 pub(super) fn by_reason(what: impl Into<String>, code: RDKafkaErrorCode, reason: &str) -> LogError {
-    let kind = kind_of(code);
+    let kind = match kind_of(code) {
+        // What waits for a connection that is refused again and again sees a time-out only.
+        LogErrorKind::Unreachable if is_refused(reason) => LogErrorKind::Authentication,
+        kind => kind,
+    };
     LogError::new(kind, what, advise(kind, reason))
+}
+
+/// Whether a connection failed because of who we are or what we trust; time does not heal that.
+fn is_refused(reason: &str) -> bool {
+    const REFUSALS: [&str; 5] =
+        ["SASL authentication error", "mechanism handshake failed", "certificate verify failed", "unknown ca", "wrong version number"];
+    REFUSALS.iter().any(|refusal| reason.contains(refusal))
 }
 
 /// An error of the wrapper around the client.
@@ -84,26 +95,36 @@ pub(super) fn of(what: impl Into<String>, error: &KafkaError) -> LogError {
 /// An error of a transactional call, in the order that librdkafka asks for.
 pub(super) fn of_transaction(what: impl Into<String>, error: &TransactionError) -> LogError {
     let known = kind_of(error.code);
-    let kind = if error.is_fatal {
+    let kind = if matches!(known, LogErrorKind::Authentication | LogErrorKind::Authorization) {
+        // A new client would be refused as well.
+        known
+    } else if error.is_fatal {
         if known == LogErrorKind::Fenced { LogErrorKind::Fenced } else { LogErrorKind::Fatal }
     } else if error.requires_abort {
         if known == LogErrorKind::Fenced { LogErrorKind::Fenced } else { LogErrorKind::Abort }
     } else if error.is_retriable {
-        if matches!(known, LogErrorKind::Authentication | LogErrorKind::Authorization) { known } else { LogErrorKind::Retry }
-    } else if matches!(known, LogErrorKind::Authentication | LogErrorKind::Authorization | LogErrorKind::Config) {
+        LogErrorKind::Retry
+    } else if known == LogErrorKind::Config {
         known
     } else {
         LogErrorKind::Fatal
     };
-    LogError::new(kind, what, advise(kind, &error.reason))
+    // The client lists every partition; the group is what refuses, and it does so for all of them.
+    let is_list = error.reason.starts_with("Failed to commit offsets to transaction");
+    let reason = if is_list { text_of(error.code) } else { error.reason.clone() };
+    LogError::new(kind, what, advise(kind, &reason))
 }
 
 /// Adds what the user can do, where there is something.
 fn advise(kind: LogErrorKind, reason: &str) -> String {
     let advice = match kind {
+        // A listener that wants TLS or SASL hangs up without a word, and so does one that knows of neither.
+        LogErrorKind::Unreachable if reason.contains("closed by peer") => {
+            "check `kafka.brokers`, `kafka.security.protocol` and the network"
+        }
         LogErrorKind::Unreachable => "check `kafka.brokers` and the network",
         LogErrorKind::Authentication => "check `kafka.security`",
-        LogErrorKind::Authorization => "grant the rights that `millstream plan` lists",
+        LogErrorKind::Authorization => "grant the right to the user of `kafka.security`; docs/operations.md lists what a worker needs",
         LogErrorKind::MissingTopic => "create it, or correct its name",
         LogErrorKind::TooLarge => "raise `max.message.bytes` of the topic, or write less",
         LogErrorKind::Fenced => "another process runs with the same worker id, or took over",

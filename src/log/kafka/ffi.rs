@@ -239,7 +239,8 @@ pub(super) fn end_seen(client: &ConsumerClient, topic: &str, partition: i32) -> 
     let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);
     // SAFETY: the client is valid, the name ends in NUL, and both places are written during the call only.
-    let code = unsafe { native::rd_kafka_get_watermark_offsets(client.client().native_ptr(), topic.as_ptr(), partition, &mut low, &mut high) };
+    let code =
+        unsafe { native::rd_kafka_get_watermark_offsets(client.client().native_ptr(), topic.as_ptr(), partition, &mut low, &mut high) };
     (code == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
 }
 

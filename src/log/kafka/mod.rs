@@ -3,7 +3,7 @@
 //! `settings` says how to reach a cluster and refuses what breaks a promise; `consumer`, `producer` and `admin` are the port;
 //! `context` is what the client tells us; `error` is what its errors mean; `ffi` is the C that is left.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::log::{Admin, Consumer, GroupSettings, Log, LogError, Producer, ProducerSettings};
 
@@ -27,6 +27,8 @@ pub struct KafkaLog {
     settings: KafkaSettings,
     /// Made when first asked for, then shared.
     admin: Mutex<Option<admin::KafkaAdmin>>,
+    /// Of the members. What a reader meets is told by whoever reads.
+    troubles: Arc<context::Troubles>,
 }
 
 impl KafkaLog {
@@ -36,7 +38,7 @@ impl KafkaLog {
     /// `Config`, see [`KafkaSettings::check`].
     pub fn new(settings: KafkaSettings) -> Result<KafkaLog, LogError> {
         settings.check()?;
-        Ok(KafkaLog { settings, admin: Mutex::new(None) })
+        Ok(KafkaLog { settings, admin: Mutex::new(None), troubles: Arc::default() })
     }
 
     fn shared_admin(&self) -> Result<admin::KafkaAdmin, LogError> {
@@ -51,12 +53,13 @@ impl KafkaLog {
 
 impl Log for KafkaLog {
     fn group_consumer(&self, group: &GroupSettings) -> Result<Box<dyn Consumer>, LogError> {
-        let consumer = consumer::KafkaConsumer::new(&self.settings.group_consumer(group), &self.settings.brokers, Some(&group.task_topic))?;
-        Ok(Box::new(consumer))
+        let config = self.settings.group_consumer(group);
+        let task_topic = Some(&group.task_topic);
+        Ok(Box::new(consumer::KafkaConsumer::new(&config, &self.settings.brokers, task_topic, self.troubles.clone())?))
     }
 
     fn reader(&self) -> Result<Box<dyn Consumer>, LogError> {
-        Ok(Box::new(consumer::KafkaConsumer::new(&self.settings.reader(), &self.settings.brokers, None)?))
+        Ok(Box::new(consumer::KafkaConsumer::new(&self.settings.reader(), &self.settings.brokers, None, Arc::default())?))
     }
 
     fn producer(&self, settings: &ProducerSettings) -> Result<Box<dyn Producer>, LogError> {

@@ -12,12 +12,12 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::Producer as _;
 use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
-use crate::log::kafka::admin::KafkaAdmin;
+use crate::log::kafka::admin::{KafkaAdmin, TopicLimits};
 use crate::log::kafka::context::ProducerSide;
 use crate::log::kafka::error::{by_code, of, of_transaction};
 use crate::log::kafka::ffi::{self, OutputTopic, PlainRecord, ProducerClient, TransactionCall};
 use crate::log::{Acknowledged, GroupMetadata, LogError, LogErrorKind, Outgoing, Producer, ProducerSettings, TopicHandle};
-use crate::model::{Headers, Name, Offset};
+use crate::model::{Clock, Name, Offset, SystemClock, Time};
 
 /// Records of one topic that are handed over at once.
 const BATCH_RECORDS_MAX: usize = 1000;
@@ -29,15 +29,12 @@ const BATCH_SIZE_DEFAULT: usize = 1_000_000;
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `send` waits for room when the client's queue is full, in slices of so much.
 const FULL_WAIT: Duration = Duration::from_millis(10);
-/// What a record takes beside key and value, at most: the same that a broker adds when it compares with `max.message.bytes`.
-const RECORD_OVERHEAD: usize = 128;
 
 struct KnownTopic {
     name: Name,
     topic: OutputTopic,
     partitions: i32,
-    /// `max.message.bytes`, where we may know it.
-    record_bytes_max: usize,
+    limits: TopicLimits,
     batch: Batch,
 }
 
@@ -97,6 +94,10 @@ pub(super) struct KafkaProducer {
     admin: KafkaAdmin,
     /// `batch.size` of the client.
     batch_bytes: usize,
+    /// What its queue holds: a larger record would never get in.
+    queue_bytes: usize,
+    /// When the transaction began, or the last flush was: against it topics compare the times of records.
+    began_at: Time,
     is_transactional: bool,
     /// How long a full queue may keep `send` waiting: as long as a transaction may take.
     full_timeout: Duration,
@@ -114,6 +115,11 @@ impl KafkaProducer {
             client,
             admin,
             batch_bytes: config.get("batch.size").and_then(|text| text.parse().ok()).unwrap_or(BATCH_SIZE_DEFAULT),
+            queue_bytes: config
+                .get("queue.buffering.max.kbytes")
+                .and_then(|text| text.parse().ok())
+                .map_or(usize::MAX, |kib: usize| kib << 10),
+            began_at: SystemClock.now(),
             is_transactional: settings.transactional_id.is_some(),
             full_timeout: settings.transaction_timeout,
             is_unknown: false,
@@ -242,7 +248,7 @@ impl Producer for KafkaProducer {
                 let topic = OutputTopic::new(&self.client, name, handle.0 as usize);
                 let topic = topic.ok_or_else(|| LogError::new(LogErrorKind::Fatal, what(), "the client refuses the topic"))?;
                 let batch = Batch::default();
-                self.topics.push(KnownTopic { name: name.clone(), topic, partitions: 0, record_bytes_max: usize::MAX, batch });
+                self.topics.push(KnownTopic { name: name.clone(), topic, partitions: 0, limits: TopicLimits::default(), batch });
                 self.handles.insert(name.clone(), handle);
                 handle
             }
@@ -260,7 +266,8 @@ impl Producer for KafkaProducer {
         if partitions == 0 {
             return Err(by_code(what(), RDKafkaErrorCode::UnknownTopicOrPartition));
         }
-        let record_bytes_max = self.admin.record_bytes_max(name);
+        let limits = self.admin.limits(name);
+        let record_bytes_max = limits.record_bytes_max;
         if record_bytes_max < self.batch_bytes {
             // A broker measures a batch, and this client does not split one that was refused.
             let cause = format!(
@@ -271,11 +278,15 @@ impl Producer for KafkaProducer {
         }
         let known = &mut self.topics[handle.0 as usize];
         known.partitions = partitions;
-        known.record_bytes_max = record_bytes_max;
+        known.limits = limits;
         let mut deliveries = self.client.context().deliveries();
         deliveries.highest.resize_with(self.topics.len(), Vec::new);
         deliveries.highest[handle.0 as usize].resize(partitions as usize, -1);
         Ok((handle, partitions))
+    }
+
+    fn record_bytes_max(&self, topic: TopicHandle) -> usize {
+        self.topics.get(topic.0 as usize).map_or(usize::MAX, |known| known.limits.bytes_max(self.queue_bytes))
     }
 
     fn init_transactions(&mut self, timeout: Duration) -> Result<(), LogError> {
@@ -283,6 +294,7 @@ impl Producer for KafkaProducer {
     }
 
     fn begin(&mut self) -> Result<(), LogError> {
+        self.began_at = SystemClock.now();
         self.call(TransactionCall::Begin, Duration::ZERO)
     }
 
@@ -293,15 +305,16 @@ impl Producer for KafkaProducer {
             let what = format!("write to `{}` partition {}", known.name, record.partition);
             return Err(LogError::new(LogErrorKind::MissingTopic, what, format!("the topic has {} partitions", known.partitions)));
         }
-        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers_size(record.headers);
-        if size.saturating_add(RECORD_OVERHEAD) > known.record_bytes_max {
+        let size = record.bytes();
+        if size > known.limits.bytes_max(self.queue_bytes) {
             let what = format!("write a record of {size} bytes to `{}`", known.name);
-            return Err(LogError::new(
-                LogErrorKind::TooLarge,
-                what,
-                format!("`max.message.bytes` of the topic is {}", known.record_bytes_max),
-            ));
+            let cause = match known.limits.record_bytes_max {
+                limit if limit < self.queue_bytes => format!("`max.message.bytes` of the topic is {limit}"),
+                _ => format!("this client's share of `memory.client_buffers` is {} bytes", self.queue_bytes),
+            };
+            return Err(LogError::new(LogErrorKind::TooLarge, what, cause));
         }
+        let time = known.limits.stamp(record.time, self.began_at);
         if !record.keep_time && record.headers.is_empty() {
             if known.batch.is_full() {
                 self.hand_over(at)?;
@@ -315,7 +328,7 @@ impl Producer for KafkaProducer {
         loop {
             let known = &self.topics[at];
             let plain = PlainRecord { partition: record.partition, key: record.key, value: record.value };
-            match known.topic.send(plain, record.time, record.headers) {
+            match known.topic.send(plain, time, record.headers) {
                 Ok(()) => return Ok(()),
                 Err(RDKafkaErrorCode::QueueFull) => self.wait_for_room(at, RDKafkaErrorCode::QueueFull, until)?,
                 Err(code) => return Err(self.refused(format!("write to `{}`", known.name), code)),
@@ -327,6 +340,7 @@ impl Producer for KafkaProducer {
         for at in 0..self.topics.len() {
             self.hand_over(at)?;
         }
+        self.began_at = SystemClock.now();
         if !ffi::flush(&self.client, timeout) {
             if let Some(error) = self.fatal() {
                 return Err(error);
@@ -368,8 +382,4 @@ impl Producer for KafkaProducer {
         }
         result
     }
-}
-
-fn headers_size(headers: &Headers) -> usize {
-    headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len()) + 10).sum()
 }

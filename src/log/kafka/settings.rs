@@ -141,6 +141,8 @@ impl KafkaSettings {
     /// What every client has in common.
     fn base(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        // Before the first question to a cluster is given up, so that it is known why: half the client's defaults, or less.
+        config.set("socket.connection.setup.timeout.ms", "6000").set("api.version.request.timeout.ms", "5000");
         for (key, value) in &self.client {
             config.set(key, value);
         }
@@ -195,6 +197,10 @@ impl KafkaSettings {
 
     pub(super) fn reader(&self) -> ClientConfig {
         let mut config = self.consumer();
+        // Several restore at a time, and what is fetched takes three times its size in the client: small records cost most of it.
+        let bytes = (self.buffer_bytes() / 4).max(BUFFER_BYTES_MIN);
+        config.set("queued.max.messages.kbytes", (bytes / 1024).to_string());
+        config.set("fetch.max.bytes", bytes.max(PARTITION_FETCH_BYTES).to_string());
         config.set("group.id", &self.client_id);
         config
     }
@@ -380,7 +386,8 @@ mod tests {
         let mut settings = KafkaSettings::new("a:1", "app");
         settings.client_buffers = 64 << 20;
         settings.threads = 4;
-        assert_eq!(settings.reader().get("queued.max.messages.kbytes"), Some("8192"));
+        assert_eq!(settings.consumer().get("queued.max.messages.kbytes"), Some("8192"));
+        assert_eq!(settings.reader().get("queued.max.messages.kbytes"), Some("2048"));
         settings.client_buffers = 0;
         assert_eq!(settings.reader().get("queued.max.messages.kbytes"), Some("1024"));
     }

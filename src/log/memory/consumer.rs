@@ -72,13 +72,7 @@ impl MemoryConsumer {
     }
 
     fn fault(&self, call: Call, what: &str) -> (Result<(), LogError>, Result<(), LogError>) {
-        let fault = self.shared.lock().fault(call, &self.client());
-        match fault {
-            None | Some(Fault::LateMarkers | Fault::LateOffsets) => (Ok(()), Ok(())),
-            Some(Fault::Before(kind)) => (Err(LogError::new(kind, what, "injected fault, before the effect")), Ok(())),
-            Some(Fault::After(kind)) => (Ok(()), Err(LogError::new(kind, what, "injected fault, after the effect"))),
-            Some(Fault::Delayed) => (Err(LogError::new(LogErrorKind::Retry, what, "injected fault, the answer is late")), Ok(())),
-        }
+        answers(self.shared.lock().fault(call, &self.client()), what)
     }
 
     /// Whether a poll would bring something.
@@ -306,7 +300,11 @@ impl Consumer for MemoryConsumer {
 
     fn committed(&mut self, partitions: &[(Name, i32)], _timeout: Duration) -> Result<Vec<Option<Offset>>, LogError> {
         const WHAT: &str = "fetch committed offsets";
-        let (before, after) = self.fault(Call::Committed, WHAT);
+        let fault = self.shared.lock().fault(Call::Committed, &self.client());
+        if fault == Some(Fault::NoOffsets) {
+            return Ok(vec![None; partitions.len()]);
+        }
+        let (before, after) = answers(fault, WHAT);
         before?;
         let Some(member) = &self.group else { return Err(LogError::new(LogErrorKind::Config, WHAT, "the consumer is in no group")) };
         let mut state = self.shared.lock();
@@ -383,6 +381,16 @@ impl Drop for MemoryConsumer {
         let Some((group, number)) = self.group.as_ref().and_then(|group| Some((&group.settings.group, group.number?))) else { return };
         let now = self.shared.clock.now();
         self.shared.lock().with_group(group, |group, _| group.crashed(number, now));
+    }
+}
+
+/// What goes wrong before and after the effect of a call.
+fn answers(fault: Option<Fault>, what: &str) -> (Result<(), LogError>, Result<(), LogError>) {
+    match fault {
+        None | Some(Fault::LateMarkers | Fault::LateOffsets | Fault::NoOffsets) => (Ok(()), Ok(())),
+        Some(Fault::Before(kind)) => (Err(LogError::new(kind, what, "injected fault, before the effect")), Ok(())),
+        Some(Fault::After(kind)) => (Ok(()), Err(LogError::new(kind, what, "injected fault, after the effect"))),
+        Some(Fault::Delayed) => (Err(LogError::new(LogErrorKind::Retry, what, "injected fault, the answer is late")), Ok(())),
     }
 }
 

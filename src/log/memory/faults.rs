@@ -34,6 +34,8 @@ pub enum Fault {
     LateMarkers,
     /// The same, but the markers are there and the offsets are late.
     LateOffsets,
+    /// For committed offsets: the answer is that the group has none, as a coordinator that resigns may say (KAFKA-20416).
+    NoOffsets,
 }
 
 /// Decides on a fault for a call by a client: its transactional id, instance id or `member-<n>`; `reader` without a group.

@@ -103,7 +103,7 @@ impl MemoryProducer {
         let client = self.transactional_id.clone();
         let fault = self.shared.lock().fault(call, client.as_deref().unwrap_or("producer"));
         let result = match fault {
-            None => effect(self, Told::All),
+            None | Some(Fault::NoOffsets) => effect(self, Told::All),
             Some(Fault::LateMarkers) => effect(self, Told::Offsets),
             Some(Fault::LateOffsets) => effect(self, Told::Markers),
             Some(Fault::Before(kind)) => Err(LogError::new(kind, what, "injected fault, before the effect")),
@@ -167,6 +167,10 @@ impl Producer for MemoryProducer {
         Ok((TopicHandle(at as u32), partitions as i32))
     }
 
+    fn record_bytes_max(&self, topic: TopicHandle) -> usize {
+        self.topics.get(topic.0 as usize).map_or(usize::MAX, |known| known.record_bytes_max)
+    }
+
     fn init_transactions(&mut self, _timeout: Duration) -> Result<(), LogError> {
         const WHAT: &str = "initialize transactions";
         self.faulty(Call::InitTransactions, WHAT, |this, _| {
@@ -202,7 +206,7 @@ impl Producer for MemoryProducer {
         }
         let known = &self.topics[record.topic.0 as usize];
         if usize::try_from(record.partition).is_ok_and(|at| at < known.highest.len()) {
-            let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+            let size = record.bytes();
             if size > known.record_bytes_max {
                 let what = format!("write a record of {size} bytes to `{}`", known.name);
                 return Err(LogError::new(

@@ -660,13 +660,15 @@ impl Table {
             }
             return Ok(());
         }
-        let row = self.codec.decode_row(value)?;
+        let mut row = std::mem::take(&mut self.row);
+        self.codec.decode_row_into(value, &mut row)?;
         if let Some(at) = row.expiry_at {
             state.restore_put(self.stores.timers, &layout::timer_key(TimerClock::Stream, at, key), Some(&[]))?;
         }
         for at in row.sources.iter().filter_map(|source| source.wait_until).filter(|at| *at != Time::MAX) {
             state.restore_put(self.stores.timers, &layout::timer_key(TimerClock::Wall, at, key), Some(&[]))?;
         }
+        self.row = row;
         Ok(())
     }
 
