@@ -1,24 +1,30 @@
 //! The one table of metrics. Nothing is counted under a name that is not in [`METRICS`].
 //!
-//! Handles are made at start and held; counting is one atomic addition. Each worker (each test, each simulation) has its own
-//! [`Metrics`]: there is no global registry.
+//! Handles are made at start and held; counting is one atomic addition. Histograms take a lock, so they are observed per batch
+//! and per commit, never per record. Each worker (each test, each simulation) has its own [`Metrics`]: there is no global registry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter as PrometheusCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge as PrometheusGauge;
+use prometheus_client::metrics::histogram::Histogram as PrometheusHistogram;
 use prometheus_client::registry::Registry;
 
 /// A counter, shared by all that count under the same labels.
 pub type Counter = PrometheusCounter<u64, AtomicU64>;
 /// A gauge, whole numbers.
 pub type Gauge = PrometheusGauge;
+/// A distribution over [`BUCKETS`].
+pub type Histogram = PrometheusHistogram;
+
+/// Upper bounds of every histogram, in the unit of its name: one scale reads as milliseconds up to nine minutes and as records of a batch.
+pub const BUCKETS: [f64; 18] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5];
 
 type Labels = Vec<(String, String)>;
 
@@ -40,6 +46,7 @@ pub struct Metric {
 pub enum MetricKind {
     Counter,
     Gauge,
+    Histogram,
 }
 
 const fn counter(name: &'static str, labels: &'static [&'static str], meaning: &'static str, action: &'static str) -> Metric {
@@ -48,6 +55,10 @@ const fn counter(name: &'static str, labels: &'static [&'static str], meaning: &
 
 const fn gauge(name: &'static str, labels: &'static [&'static str], meaning: &'static str, action: &'static str) -> Metric {
     Metric { name, kind: MetricKind::Gauge, labels, meaning, action }
+}
+
+const fn histogram(name: &'static str, labels: &'static [&'static str], meaning: &'static str, action: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Histogram, labels, meaning, action }
 }
 
 pub const RECORDS: Metric = counter("millstream_records_total", &["source"], "Records read and decoded.", "Nothing: this is the work.");
@@ -215,6 +226,91 @@ pub const REDIS_ERRORS: Metric = counter(
     "The log has the text. Views catch up by themselves once the cause is gone.",
 );
 
+pub const POLL_RECORDS: Metric = histogram(
+    "millstream_poll_records",
+    &["thread"],
+    "Records that one turn of a stream thread took from its inputs; turns without any are not counted.",
+    "Nothing: full batches mean that there is much to do.",
+);
+pub const PROCESS_TIME: Metric = histogram(
+    "millstream_process_ms",
+    &["thread"],
+    "Milliseconds in which a stream thread processed one such batch.",
+    "If batches are small and slow, the state does not fit in memory: see `millstream_rocksdb_reads_total`.",
+);
+pub const COMMIT_TIME: Metric = histogram(
+    "millstream_commit_ms",
+    &["thread"],
+    "Milliseconds that one commit took, from closing the inputs to telling the edges.",
+    "Look at the brokers: most of a commit is waiting for them.",
+);
+pub const END_TO_END_TIME: Metric = histogram(
+    "millstream_end_to_end_ms",
+    &["thread"],
+    "Milliseconds between the timestamp of the oldest record that opened a batch of a commit and the end of that commit; once per commit.",
+    "See the lag; records with timestamps of the past, as in a replay, count as what they are.",
+);
+pub const POSITION: Metric = gauge(
+    "millstream_position_offsets",
+    &["topic", "partition"],
+    "The committed offset of an input partition. Only the worker that owns the partition shows it.",
+    "If it stands still while the lag grows, see `/tasks` for why.",
+);
+pub const LAG: Metric = gauge(
+    "millstream_lag_offsets",
+    &["topic", "partition"],
+    "Offsets between the committed position of an input partition and its end as the last fetch saw it.",
+    "Add threads or workers, up to the number of partitions; if it does not move at all, look for a hanging transaction of its producer.",
+);
+pub const TASKS: Metric = gauge(
+    "millstream_tasks",
+    &["thread", "phase"],
+    "Tasks of a stream thread, by what they do: `opening`, `restoring`, `running`, `stopped`.",
+    "A `stopped` one says why on `/health/ready` and in the log.",
+);
+pub const RESTORE_LEFT: Metric = gauge(
+    "millstream_restore_left_offsets",
+    &["task"],
+    "Offsets of its changelogs that a task still has to read before it runs; only while it restores.",
+    "Keep the state folder over restarts.",
+);
+pub const ROW_CACHE_BYTES: Metric = gauge(
+    "millstream_row_cache_bytes",
+    &["thread"],
+    "Bytes of committed rows in memory: those that are not on disk yet, and those kept for the next look.",
+    "See `memory.row_cache`.",
+);
+pub const ROCKSDB_READS: Metric = counter(
+    "millstream_rocksdb_reads_total",
+    &[],
+    "Rows asked of RocksDB because they were not in memory.",
+    "If nearly every record needs one, raise `memory.row_cache`.",
+);
+pub const ROCKSDB_CACHE_HITS: Metric =
+    counter("millstream_rocksdb_cache_hits_total", &[], "Blocks of RocksDB found in its cache.", "Nothing: this is what it is for.");
+pub const ROCKSDB_CACHE_MISSES: Metric = counter(
+    "millstream_rocksdb_cache_misses_total",
+    &[],
+    "Blocks of RocksDB read from files.",
+    "If there are many beside the hits, raise `memory.block_cache`.",
+);
+pub const ROCKSDB_STALL_TIME: Metric = counter(
+    "millstream_rocksdb_stall_ms_total",
+    &[],
+    "Milliseconds that writes waited for flushes and compactions of RocksDB.",
+    "The disk is too slow, or `memory.write_buffers` too small.",
+);
+pub const ROCKSDB_CACHE_BYTES: Metric = gauge(
+    "millstream_rocksdb_cache_bytes",
+    &[],
+    "Bytes in RocksDB's block cache, memtables included.",
+    "Bounded by `memory.block_cache` and `memory.write_buffers`.",
+);
+pub const ROCKSDB_MEMTABLE_BYTES: Metric =
+    gauge("millstream_rocksdb_memtable_bytes", &[], "Bytes of RocksDB's memtables.", "Bounded by `memory.write_buffers`.");
+pub const RESIDENT_BYTES: Metric =
+    gauge("millstream_resident_bytes", &[], "Memory of the process that is in RAM (RSS).", "The settings under `memory` bound most of it.");
+
 /// All metrics, in the order of the manual.
 pub const METRICS: &[&Metric] = &[
     &RECORDS,
@@ -247,13 +343,34 @@ pub const METRICS: &[&Metric] = &[
     &VIEW_ORPHANS,
     &VIEW_ORPHANS_KEPT,
     &REDIS_ERRORS,
+    &POLL_RECORDS,
+    &PROCESS_TIME,
+    &COMMIT_TIME,
+    &END_TO_END_TIME,
+    &POSITION,
+    &LAG,
+    &TASKS,
+    &RESTORE_LEFT,
+    &ROW_CACHE_BYTES,
+    &ROCKSDB_READS,
+    &ROCKSDB_CACHE_HITS,
+    &ROCKSDB_CACHE_MISSES,
+    &ROCKSDB_STALL_TIME,
+    &ROCKSDB_CACHE_BYTES,
+    &ROCKSDB_MEMTABLE_BYTES,
+    &RESIDENT_BYTES,
 ];
+
+/// Asks others for numbers, just before they are shown.
+type Scrape = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// The metrics of one worker.
 pub struct Metrics {
     registry: Mutex<Registry>,
     counters: BTreeMap<&'static str, Family<Labels, Counter>>,
     gauges: BTreeMap<&'static str, Family<Labels, Gauge>>,
+    histograms: BTreeMap<&'static str, Family<Labels, Histogram, fn() -> Histogram>>,
+    scrapes: Mutex<Vec<Scrape>>,
 }
 
 impl Metrics {
@@ -261,22 +378,30 @@ impl Metrics {
         let mut registry = Registry::default();
         let mut counters = BTreeMap::new();
         let mut gauges = BTreeMap::new();
+        let mut histograms = BTreeMap::new();
         for metric in METRICS {
+            // The library ends the sentence itself.
+            let meaning = metric.meaning.trim_end_matches('.');
             match metric.kind {
                 MetricKind::Counter => {
                     let family = Family::<Labels, Counter>::default();
                     // The library adds `_total` itself.
-                    registry.register(metric.name.trim_end_matches("_total"), metric.meaning, family.clone());
+                    registry.register(metric.name.trim_end_matches("_total"), meaning, family.clone());
                     counters.insert(metric.name, family);
                 }
                 MetricKind::Gauge => {
                     let family = Family::<Labels, Gauge>::default();
-                    registry.register(metric.name, metric.meaning, family.clone());
+                    registry.register(metric.name, meaning, family.clone());
                     gauges.insert(metric.name, family);
+                }
+                MetricKind::Histogram => {
+                    let family = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(new_histogram);
+                    registry.register(metric.name, meaning, family.clone());
+                    histograms.insert(metric.name, family);
                 }
             }
         }
-        Arc::new(Metrics { registry: Mutex::new(registry), counters, gauges })
+        Arc::new(Metrics { registry: Mutex::new(registry), counters, gauges, histograms, scrapes: Mutex::default() })
     }
 
     /// A handle on a counter; `values` stand in the order of the metric's label names.
@@ -289,11 +414,37 @@ impl Metrics {
         self.gauges.get(metric.name).map(|family| family.get_or_create(&labels(metric, values)).clone()).unwrap_or_default()
     }
 
-    /// The sum of a metric over all label sets that have these labels; 0 for one that was never touched.
+    /// A handle on a histogram; `values` stand in the order of the metric's label names.
+    pub fn histogram(&self, metric: &Metric, values: &[&str]) -> Histogram {
+        let family = self.histograms.get(metric.name);
+        family.map_or_else(new_histogram, |family| family.get_or_create(&labels(metric, values)).clone())
+    }
+
+    /// Takes a gauge away, because what it measured is not here any more. Handles on it count for nobody.
+    pub fn remove_gauge(&self, metric: &Metric, values: &[&str]) {
+        if let Some(family) = self.gauges.get(metric.name) {
+            family.remove(&labels(metric, values));
+        }
+    }
+
+    /// Has `scrape` called each time before the metrics are read, to set those that others keep count of.
+    pub fn before_text(&self, scrape: impl Fn(&Metrics) + Send + Sync + 'static) {
+        self.scrapes.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(scrape));
+    }
+
+    /// Sets a counter to what somebody else has counted since the start of the process.
+    pub fn set_counter(&self, metric: &Metric, values: &[&str], count: u64) {
+        self.counter(metric, values).inner().store(count, Ordering::Relaxed);
+    }
+
+    /// The sum of a metric over all label sets that have these labels; 0 for one that was never touched. For a
+    /// histogram, how often it was observed.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
+        let is_histogram = METRICS.iter().any(|metric| metric.name == name && metric.kind == MetricKind::Histogram);
+        let name = &if is_histogram { format!("{name}_count") } else { name.to_owned() };
         let mut sum = 0;
         for line in self.text().lines() {
-            let Some(rest) = line.strip_prefix(name) else { continue };
+            let Some(rest) = line.strip_prefix(name.as_str()) else { continue };
             let (found, value) = match rest.strip_prefix('{') {
                 Some(rest) => rest.rsplit_once("} ").unwrap_or((rest, "0")),
                 None => ("", rest.trim()),
@@ -308,12 +459,19 @@ impl Metrics {
 
     /// All metrics as `/metrics` shows them (OpenMetrics text).
     pub fn text(&self) -> String {
+        for scrape in self.scrapes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            scrape(self);
+        }
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing to a string does not fail.
         let _ = encode(&mut text, &registry);
         text
     }
+}
+
+fn new_histogram() -> Histogram {
+    Histogram::new(BUCKETS)
 }
 
 fn labels(metric: &Metric, values: &[&str]) -> Labels {

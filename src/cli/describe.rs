@@ -8,6 +8,7 @@ use crate::cli::{COMMANDS, Command, Exit, Io};
 use crate::codec::CODECS;
 use crate::config::worker::SETTINGS;
 use crate::expression::FUNCTIONS;
+use crate::http::ENDPOINTS;
 use crate::metrics::METRICS;
 use crate::operators::REASONS;
 use crate::operators::fold::rules::RULES;
@@ -16,7 +17,7 @@ use crate::views::VIEWS;
 pub const COMMAND: Command = Command {
     name: "describe",
     summary: "Prints the reference of the language, settings and metrics",
-    about: "Made from the code itself, so that it is true: field rules, codecs, views, reasons of dead letters, metrics, settings, commands.",
+    about: "Made from the code itself, so that it is true: field rules, codecs, views, reasons of dead letters, metrics, paths of HTTP, settings, commands.",
     examples: ["millstream describe", "millstream describe metrics"],
     arguments: |clap| {
         let parts: Vec<&str> = PARTS.iter().map(|(name, _)| *name).collect();
@@ -35,6 +36,7 @@ pub const PARTS: &[Part] = &[
     ("views", views),
     ("reasons", reasons),
     ("metrics", metrics),
+    ("http", http),
     ("settings", settings),
     ("commands", commands),
 ];
@@ -102,6 +104,14 @@ fn metrics(text: &mut String) -> std::fmt::Result {
     writeln!(text, "## Metrics\n")?;
     for metric in METRICS {
         writeln!(text, "- `{}`{{{}}}: {} When it rises: {}", metric.name, metric.labels.join(","), metric.meaning, metric.action)?;
+    }
+    writeln!(text)
+}
+
+fn http(text: &mut String) -> std::fmt::Result {
+    writeln!(text, "## HTTP\n")?;
+    for (path, words) in ENDPOINTS {
+        writeln!(text, "- `GET {path}`: {words}")?;
     }
     writeln!(text)
 }

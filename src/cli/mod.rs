@@ -11,6 +11,7 @@ use crate::config::env::Environment;
 use crate::config::render::{Look, render};
 use crate::topology::{self, Loaded};
 
+pub mod bar;
 pub mod check;
 pub mod demo;
 pub mod describe;
@@ -66,6 +67,8 @@ pub struct Io<'a> {
     pub environment: Environment,
     /// stderr is a terminal and `NO_COLOR` is not set.
     pub is_colored: bool,
+    /// Why data could not be written, if so: no command is good that has lost some.
+    pub lost: Option<io::Error>,
 }
 
 impl Io<'_> {
@@ -74,9 +77,16 @@ impl Io<'_> {
         let _ = writeln!(self.err, "{text}");
     }
 
-    /// Data, as it is. A reader that has gone (`| head`) ends the program quietly.
+    /// Data, as it is. What cannot be written is told when the command ends.
     pub fn data(&mut self, text: impl AsRef<[u8]>) {
-        let _ = self.out.write_all(text.as_ref());
+        if self.lost.is_none() {
+            self.lost = self.out.write_all(text.as_ref()).and_then(|()| self.out.flush()).err();
+        }
+    }
+
+    /// Whether whoever reads our data has gone (`| head`): then nothing more is of use.
+    pub fn has_no_reader(&self) -> bool {
+        self.lost.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     }
 
     pub fn look(&self) -> Look {
@@ -89,7 +99,7 @@ pub fn main() -> u8 {
     let environment = Environment::of_process();
     let is_colored = io::stderr().is_terminal() && !environment.has_no_color();
     let (mut input, mut out, mut err) = (io::stdin(), io::stdout(), io::stderr());
-    let mut io = Io { input: &mut input, out: &mut out, err: &mut err, environment, is_colored };
+    let mut io = Io { input: &mut input, out: &mut out, err: &mut err, environment, is_colored, lost: None };
     run(std::env::args_os().collect(), &mut io) as u8
 }
 
@@ -110,9 +120,17 @@ pub fn run(arguments: Vec<std::ffi::OsString>, io: &mut Io<'_>) -> Exit {
         }
     };
     let Some((name, matches)) = matches.subcommand() else { return Exit::Unusable };
-    match COMMANDS.iter().find(|command| command.name == name) {
+    let exit = match COMMANDS.iter().find(|command| command.name == name) {
         Some(command) => (command.run)(matches, io),
         None => Exit::Unusable,
+    };
+    match io.lost.take() {
+        // A reader that has gone has what it wanted.
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            io.say(format_args!("cannot write to stdout: {error}"));
+            Exit::Unusable
+        }
+        _ => exit,
     }
 }
 
@@ -137,11 +155,16 @@ pub fn program() -> Clap {
 
 /// The argument that names topology files.
 fn topologies(required: bool) -> Arg {
-    Arg::new("topology").value_name("TOPOLOGY").help("Topology files").num_args(1..).required(required).action(ArgAction::Append)
+    Arg::new("topology")
+        .value_name("TOPOLOGY")
+        .help("Topology files; - for stdin")
+        .num_args(1..)
+        .required(required)
+        .action(ArgAction::Append)
 }
 
 fn one_topology() -> Arg {
-    Arg::new("topology").value_name("TOPOLOGY").help("A topology file").required(true)
+    Arg::new("topology").value_name("TOPOLOGY").help("A topology file; - for stdin").required(true)
 }
 
 /// Reads and checks a topology file; problems and warnings are said. `None`: there are problems, or it cannot be read.
@@ -155,9 +178,41 @@ fn load(path: &str, io: &mut Io<'_>) -> Result<Loaded, Exit> {
     loaded.ok_or(Exit::Problems)
 }
 
+/// The largest file that is read as text: a hundred times the largest that has ever made sense.
+const TEXT_BYTES_MAX: u64 = 16 << 20;
+
+/// The text of a file, or of stdin for `-`.
 fn read(path: &str, io: &mut Io<'_>) -> Result<String, Exit> {
-    std::fs::read_to_string(Path::new(path)).map_err(|error| {
-        io.say(format_args!("cannot read {path}: {error}"));
+    let text = match path {
+        "-" => text_of(&mut *io.input),
+        _ => text_of_file(Path::new(path)),
+    };
+    text.map_err(|problem| {
+        io.say(format_args!("cannot read {}: {problem}", if path == "-" { "stdin" } else { path }));
         Exit::Unusable
+    })
+}
+
+fn text_of_file(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        _ => error.to_string(),
+    })?;
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err("it is a folder; name a file in it".to_owned());
+    }
+    text_of(file)
+}
+
+fn text_of(input: impl Read) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    input.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > TEXT_BYTES_MAX {
+        return Err(format!("it has more than {} MiB, which no file of ours has", TEXT_BYTES_MAX >> 20));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
+        format!("it is not text in UTF-8: line {line} has the byte 0x{:02x}; is it the right file?", error.as_bytes()[good])
     })
 }

@@ -11,7 +11,7 @@ pub const COMMAND: Command = Command {
     name: "query",
     summary: "Asks a running worker for rows",
     about: "With a key prints its row as JSON, or says that there is none and exits 1; a key of a windowed table gives its windows. Without a key \
-            prints rows as JSON lines, sorted by key: those of the worker that is asked.",
+            prints rows as JSON lines, sorted by key: those of all workers, or with --local those of the worker that is asked.",
     examples: ["millstream query product p1", "millstream query product --prefix p --limit 10 --server 127.0.0.1:8080"],
     arguments: |clap| {
         let text = |name: &'static str, value: &'static str, help: &'static str| Arg::new(name).long(name).value_name(value).help(help);
@@ -21,7 +21,14 @@ pub const COMMAND: Command = Command {
             .arg(text("from", "FROM", "First key; with --windows the first start, as milliseconds or RFC 3339"))
             .arg(text("to", "TO", "The key, or start, before which to end"))
             .arg(text("prefix", "TEXT", "How the keys begin"))
-            .arg(text("limit", "ROWS", "At most so many rows").default_value("100").value_parser(value_parser!(usize)))
+            .arg(text("limit", "ROWS", "At most so many rows").default_value("100").value_parser(value_parser!(u64).range(1..)))
+            .arg(
+                Arg::new("local")
+                    .long("local")
+                    .help("Only rows of the worker that is asked")
+                    .action(ArgAction::SetTrue)
+                    .conflicts_with("key"),
+            )
             .arg(text("server", "ADDRESS", "The worker's address").default_value("127.0.0.1:8080"))
             .arg(text("token", "REFERENCE", "Its token: ${env:NAME} or ${file:/path}"))
     },
@@ -89,7 +96,7 @@ impl Asking {
         if matches.get_flag("windows") {
             path.push_str("/windows?");
             path.push_str(&parameters(matches, &["from", "to"]));
-            path.push_str(&format!("limit={}", matches.get_one::<usize>("limit").copied().unwrap_or_default()));
+            path.push_str(&format!("limit={}", limit(matches).min(PAGE_ROWS_MAX)));
         }
         let answer = ask(&self.server, &path, self.token.as_ref()).await?;
         if answer.code().as_deref() == Some("no_such_row") {
@@ -109,15 +116,20 @@ impl Asking {
             rows: Vec<&'a RawValue>,
             cursor: Option<String>,
         }
-        let mut left = matches.get_one::<usize>("limit").copied().unwrap_or_default();
+        let mut left = limit(matches);
+        let scope = if matches.get_flag("local") { "local" } else { "all" };
         let mut cursor = String::new();
         while left > 0 {
-            let path = format!("{}?{}limit={left}{cursor}", self.table, parameters(matches, &["from", "to", "prefix"]));
+            let limit = left.min(PAGE_ROWS_MAX);
+            let path = format!("{}?{}scope={scope}&limit={limit}{cursor}", self.table, parameters(matches, &["from", "to", "prefix"]));
             let body = ask(&self.server, &path, self.token.as_ref()).await?.good()?;
             let page: Page<'_> =
                 serde_json::from_slice(&body).map_err(|error| format!("{} did not answer as a worker does: {error}", self.server))?;
             for row in &page.rows {
                 io.data(format!("{}\n", row.get()));
+            }
+            if io.has_no_reader() {
+                break;
             }
             left = left.saturating_sub(page.rows.len());
             match page.cursor {
@@ -127,6 +139,13 @@ impl Asking {
         }
         Ok(Exit::Good)
     }
+}
+
+/// Rows that a worker gives at once.
+const PAGE_ROWS_MAX: usize = 1000;
+
+fn limit(matches: &ArgMatches) -> usize {
+    matches.get_one::<u64>("limit").copied().unwrap_or_default() as usize
 }
 
 /// Arguments as parameters of a query, each with `&` behind it.

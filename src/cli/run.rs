@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::cli::bar::RestoreBar;
 use crate::cli::journal::Journal;
 use crate::cli::worker::{RunningWorker, WorkerParts};
 use crate::cli::{Command, Exit, Io, load, one_topology};
@@ -17,7 +18,7 @@ use crate::config::render::render;
 use crate::config::worker::{Guarantee, LogFormat, OnLag, Sources, WorkerConfig, load as load_config, show};
 use crate::log::Log;
 use crate::log::kafka::KafkaLog;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::model::{Name, SystemClock};
 use crate::runtime::observe::Observer;
 use crate::runtime::settings::{Guarantee as RunGuarantee, Settings};
@@ -35,19 +36,11 @@ pub const COMMAND: Command = Command {
     about: "Joins the consumer group of the app, folds its share of the partitions, publishes views and answers queries until SIGTERM or SIGINT: then it \
             commits, leaves the group and exits 0. Settings: defaults, then --config, then variables MILLSTREAM_*, then --set.",
     examples: [
-        "millstream run topologies/product.yaml --set kafka.brokers=127.0.0.1:9092 --set redis.url=redis://127.0.0.1:6379",
+        "millstream run topologies/product.yaml --set kafka.brokers=127.0.0.1:9092 --set worker.id=w1",
         "millstream run topologies/product.yaml --config config/local.yaml --print-config",
     ],
     arguments: |clap| {
-        clap.arg(one_topology())
-            .arg(Arg::new("config").long("config").value_name("FILE").help("The worker file"))
-            .arg(
-                Arg::new("set")
-                    .long("set")
-                    .value_name("NAME=VALUE")
-                    .help("One setting, such as kafka.brokers=127.0.0.1:9092")
-                    .action(ArgAction::Append),
-            )
+        settings_arguments(clap.arg(one_topology()))
             .arg(
                 Arg::new("print-config")
                     .long("print-config")
@@ -63,6 +56,17 @@ pub const COMMAND: Command = Command {
     },
     run,
 };
+
+/// The arguments that say where an app runs.
+pub fn settings_arguments(clap: clap::Command) -> clap::Command {
+    clap.arg(Arg::new("config").long("config").value_name("FILE").help("The worker file")).arg(
+        Arg::new("set")
+            .long("set")
+            .value_name("NAME=VALUE")
+            .help("One setting, such as kafka.brokers=127.0.0.1:9092")
+            .action(ArgAction::Append),
+    )
+}
 
 /// Back-off between attempts to start while the cluster is away, doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -86,7 +90,8 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
         io.data(shown);
         return Exit::Good;
     }
-    start_logging(&config, io.is_colored);
+    let bar = RestoreBar::on_stderr();
+    start_logging(&config, io.is_colored, &bar);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("edge").enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -97,7 +102,7 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
     let stop = runtime.block_on(async { stop_signal() });
     runtime.spawn(end_in_time(stop.clone(), config.worker.shutdown_timeout));
     let journal = matches.get_flag("until-drained").then(|| Arc::new(Journal::start()));
-    match serve(plan(loaded.topology), &config, &runtime, stop, journal.clone()) {
+    match serve(plan(loaded.topology), &config, &runtime, stop, journal.clone(), &bar) {
         Ok(metrics) => {
             if let Some(journal) = journal {
                 io.data(journal.line(&metrics));
@@ -111,7 +116,8 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
     }
 }
 
-fn configure(matches: &ArgMatches, io: &mut Io<'_>) -> Result<(WorkerConfig, String), Exit> {
+/// The worker's settings: as they hold, and as text. Problems are said.
+pub fn configure(matches: &ArgMatches, io: &mut Io<'_>) -> Result<(WorkerConfig, String), Exit> {
     let file = match matches.get_one::<String>("config") {
         None => None,
         Some(path) => Some((path.as_str(), super::read(path, io)?)),
@@ -127,11 +133,11 @@ fn configure(matches: &ArgMatches, io: &mut Io<'_>) -> Result<(WorkerConfig, Str
     loaded.config.map(|config| (config, shown)).ok_or(Exit::Unusable)
 }
 
-fn start_logging(config: &WorkerConfig, is_colored: bool) {
+fn start_logging(config: &WorkerConfig, is_colored: bool, bar: &RestoreBar) {
     // What the client says comes through our own contexts. The wrapper's own lines are about itself: it closes a consumer that
     // is closed already when it is dropped, and calls that an error.
     let filter = tracing_subscriber::EnvFilter::new(format!("{},rdkafka=off", config.log.level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_colored).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(bar.clone()).with_ansi(is_colored).with_target(false);
     // A logger that is set already (tests) stays.
     let _ = match config.log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -174,6 +180,7 @@ fn serve(
     runtime: &tokio::runtime::Runtime,
     stop: watch::Receiver<bool>,
     journal: Option<Arc<Journal>>,
+    bar: &RestoreBar,
 ) -> Result<Arc<Metrics>, String> {
     let until_drained = journal.is_some();
     let observers: Vec<Arc<dyn Observer>> = journal.into_iter().map(|journal| journal as Arc<dyn Observer>).collect();
@@ -184,6 +191,7 @@ fn serve(
         write_buffers: config.memory.write_buffers as usize,
         ..RocksMemory::default()
     });
+    show_rocks(&metrics, shared.clone());
     let storage = |app: &Name, topic_ids: &BTreeMap<Name, String>, tasks: usize| disk(config, app, topic_ids, tasks, &shared);
     directory::prepare(&config.worker.state_dir, &plan.topology.app).map_err(|error| error.to_string())?;
     let mut pause = RETRY_FIRST;
@@ -200,13 +208,32 @@ fn serve(
         }
         pause = (pause * 2).min(RETRY_LAST);
     };
-    let failed = wait(&worker, runtime, stop, until_drained);
+    let look = || {
+        if !bar.is_hidden() {
+            bar.show(metrics.sum(metrics::RESTORE_LEFT.name, &[]).unsigned_abs());
+        }
+    };
+    let failed = wait(&worker, runtime, stop, until_drained, &look);
+    bar.show(0);
     info!("stopping");
     let stopped = worker.stop(runtime, config.worker.shutdown_timeout);
     match (failed, stopped) {
         (_, Err(why)) | (Some(why), Ok(())) => Err(why),
         (None, Ok(())) => Ok(metrics),
     }
+}
+
+/// Has each scrape ask RocksDB.
+pub fn show_rocks(metrics: &Metrics, shared: RocksShared) {
+    metrics.before_text(move |shown| {
+        let figures = shared.figures();
+        shown.set_counter(&metrics::ROCKSDB_READS, &[], figures.reads);
+        shown.set_counter(&metrics::ROCKSDB_CACHE_HITS, &[], figures.cache_hits);
+        shown.set_counter(&metrics::ROCKSDB_CACHE_MISSES, &[], figures.cache_misses);
+        shown.set_counter(&metrics::ROCKSDB_STALL_TIME, &[], figures.stall_micros / 1000);
+        shown.gauge(&metrics::ROCKSDB_CACHE_BYTES, &[]).set(figures.cache_bytes as i64);
+        shown.gauge(&metrics::ROCKSDB_MEMTABLE_BYTES, &[]).set(figures.memtable_bytes as i64);
+    });
 }
 
 fn worker_parts<'a>(
@@ -251,7 +278,8 @@ fn disk(
     Arc::new(DiskStorage::new(state_dir, app.clone(), topic_ids.clone(), shared.clone(), budget))
 }
 
-fn settings(config: &WorkerConfig) -> Settings {
+/// What the runtime needs of the settings.
+pub fn settings(config: &WorkerConfig) -> Settings {
     Settings {
         worker: config.worker.id.clone(),
         guarantee: match config.worker.guarantee {
@@ -266,7 +294,8 @@ fn settings(config: &WorkerConfig) -> Settings {
     }
 }
 
-fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
+/// What the client of Kafka needs of the settings.
+pub fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
     use crate::config::worker::GroupProtocol as Written;
     use crate::log::kafka::{GroupProtocol, KafkaSettings, Mechanism, Protocol, Security};
     let security = &config.kafka.security;
@@ -304,9 +333,16 @@ fn kafka_settings(config: &WorkerConfig) -> crate::log::kafka::KafkaSettings {
 }
 
 /// Waits for a signal, for a thread that ended by itself, or until all is drained. Returns why it must not go on.
-fn wait(worker: &RunningWorker, runtime: &tokio::runtime::Runtime, mut stop: watch::Receiver<bool>, until_drained: bool) -> Option<String> {
+fn wait(
+    worker: &RunningWorker,
+    runtime: &tokio::runtime::Runtime,
+    mut stop: watch::Receiver<bool>,
+    until_drained: bool,
+    look: &dyn Fn(),
+) -> Option<String> {
     let mut drained_before = false;
     loop {
+        look();
         let told = runtime.block_on(async { tokio::time::timeout(DRAINED_CHECK, stop.wait_for(|told| *told)).await.is_ok() });
         if told {
             return None;

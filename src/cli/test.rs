@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgMatches};
 
 use crate::cli::{Command, Exit, Io, read};
-use crate::config::render::render;
+use crate::config::render::{Look, render};
 use crate::testkit::scenario;
 use crate::topology;
 
@@ -29,16 +29,24 @@ struct Ran {
     failure: Option<String>,
 }
 
+/// Folders within folders; a link may lead in a circle.
+const FOLDER_DEPTH_MAX: usize = 32;
+
 fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
     let filter = matches.get_one::<String>("filter").map_or("", String::as_str);
     let mut files = Vec::new();
     for path in matches.get_many::<String>("path").into_iter().flatten() {
-        if let Err(error) = collect(Path::new(path), &mut files) {
+        let before = files.len();
+        if let Err(error) = collect(Path::new(path), 0, &mut files) {
             io.say(format_args!("cannot read {path}: {error}"));
             return Exit::Unusable;
         }
+        if files.len() == before {
+            io.say(format_args!("{path} has no .yaml file"));
+            return Exit::Unusable;
+        }
     }
-    let (mut ran, mut has_problems) = (Vec::new(), false);
+    let (mut ran, mut unread, mut has_problems) = (Vec::new(), Vec::new(), false);
     for path in &files {
         let name = path.display().to_string();
         let text = match read(&name, io) {
@@ -50,10 +58,16 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
             let text = render(&diagnostics, io.look());
             let _ = io.err.write_all(text.as_bytes());
             has_problems = true;
+            // A report that leaves out what could not run looks green.
+            let failure = Some(render(&diagnostics, Look::Plain));
+            unread.push(Ran { file: name, name: "the file can be read".to_owned(), failure });
             continue;
         };
         let plan = topology::plan(loaded.topology);
         for test in loaded.spec.tests.iter().filter(|test| test.name.value.contains(filter)) {
+            if io.has_no_reader() {
+                return if ran.iter().any(|test: &Ran| test.failure.is_some()) { Exit::Problems } else { Exit::Good };
+            }
             let failure = scenario::run(&plan, &diagnostics.file, test).err();
             match &failure {
                 None => io.data(format!("ok   {name}: {}\n", test.name.value)),
@@ -65,30 +79,41 @@ fn run(matches: &ArgMatches, io: &mut Io<'_>) -> Exit {
         }
     }
     let failed = ran.iter().filter(|test| test.failure.is_some()).count();
-    io.say(format_args!("{} passed, {failed} failed", ran.len() - failed));
+    let passed = ran.len() - failed;
+    ran.extend(unread);
     if let Some(path) = matches.get_one::<String>("junit")
         && let Err(error) = std::fs::write(path, junit(&ran))
     {
         io.say(format_args!("cannot write {path}: {error}"));
         return Exit::Unusable;
     }
-    if ran.is_empty() && !has_problems {
-        io.say("no test was found");
+    if ran.is_empty() {
+        match filter {
+            "" => io.say("there are no tests: add some under `tests:`"),
+            _ => io.say(format_args!("no test has a name that contains `{filter}`")),
+        }
         return Exit::Unusable;
+    }
+    match ran.len() - failed - passed {
+        0 => io.say(format_args!("{passed} passed, {failed} failed")),
+        unread => io.say(format_args!("{passed} passed, {failed} failed, files with problems: {unread}")),
     }
     if failed > 0 || has_problems { Exit::Problems } else { Exit::Good }
 }
 
-fn collect(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if !path.is_dir() {
         files.push(path.to_owned());
         return Ok(());
+    }
+    if depth == FOLDER_DEPTH_MAX {
+        return Err(std::io::Error::other(format!("folders are nested deeper than {FOLDER_DEPTH_MAX} at {}", path.display())));
     }
     let mut entries: Vec<PathBuf> = std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     entries.sort();
     for entry in entries {
         if entry.is_dir() || entry.extension().is_some_and(|ending| ending == "yaml" || ending == "yml") {
-            collect(&entry, files)?;
+            collect(&entry, depth + 1, files)?;
         }
     }
     Ok(())
@@ -117,5 +142,8 @@ fn junit(ran: &[Ran]) -> String {
 }
 
 fn escape(text: &str) -> String {
+    // XML 1.0 has no way to write the other control characters.
+    let text: String =
+        text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

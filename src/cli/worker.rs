@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use futures::channel::oneshot;
 use tracing::{info, warn};
 
-use crate::config::env::Environment;
+use crate::config::env::{Environment, resident_bytes};
 use crate::config::secret::Secret;
 use crate::http::{HttpLimits, HttpOptions, Server};
 use crate::log::Log;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::model::Clock;
 use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
 use crate::runtime::feed::ViewFeed;
@@ -131,6 +131,11 @@ impl RunningWorker {
         let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));
         app.observers.push(Arc::new(ChangeFeed::of(&answers)));
         let server = start_http(&parts, runtime, answers)?;
+        parts.metrics.before_text(|shown| {
+            if let Some(bytes) = resident_bytes() {
+                shown.gauge(&metrics::RESIDENT_BYTES, &[]).set(bytes as i64);
+            }
+        });
         let endpoint = parts.http_advertise.clone().unwrap_or_else(|| server.address().to_string());
         info!(address = %server.address(), "answering over HTTP");
         let tasks = Arc::new(crew.handle());

@@ -60,6 +60,13 @@ impl fmt::Debug for Environment {
     }
 }
 
+/// Bytes of this process that are in RAM, as Linux counts them; `None` on other systems.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
 /// As the kernel knows it. Linux keeps it in `/proc`, all systems in a variable of most shells.
 fn host_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();

@@ -4,6 +4,7 @@
 //! [`diagnostic::Diagnostics`]; `render` shows them, `schema` writes the table as a JSON Schema. `worker` is the other file, with what
 //! goes over it: `env`, `secret`, `size`.
 
+pub mod broken;
 pub mod codes;
 pub mod data;
 pub mod diagnostic;

@@ -20,6 +20,7 @@ use miette::ThemeStyles;
 use crate::config::codes::Severity;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::diagnostic::Diagnostics;
+use crate::config::diagnostic::Place;
 use crate::config::diagnostic::SourceText;
 
 /// How diagnostics look.
@@ -33,6 +34,10 @@ pub enum Look {
 
 /// Text is wrapped here, whatever the terminal: a caret must stay under what it means.
 const WIDTH: usize = 120;
+/// Of a longer line only the part around the place is shown, in bytes: a file may be one line of a megabyte.
+const LINE_BYTES_MAX: usize = 300;
+/// What is then shown before and behind the place.
+const AROUND_BYTES: usize = 80;
 
 /// All problems of a file by place, an empty line between two, and the count.
 pub fn render(diagnostics: &Diagnostics, look: Look) -> String {
@@ -97,7 +102,14 @@ impl SourceCode for Named {
         } else {
             let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
             let line_end = text[end..].find('\n').map_or(text.len(), |at| end + at);
-            (line_start, line_end, 0)
+            // The line break of Windows is two characters; the handler would count a lone `\r` as a line of its own.
+            let line_end = if line_end > end && text[..line_end].ends_with('\r') { line_end - 1 } else { line_end };
+            if line_end - line_start > LINE_BYTES_MAX && !text[line_start..line_end].contains('\n') {
+                let whole = |at: usize| (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+                (whole(line_start.max(start.saturating_sub(AROUND_BYTES))), whole(line_end.min(end + AROUND_BYTES)), 0)
+            } else {
+                (line_start, line_end, 0)
+            }
         };
         let data = &text.as_bytes()[start..end];
         let lines = data.iter().filter(|byte| **byte == b'\n').count();
@@ -134,7 +146,7 @@ impl miette::Diagnostic for Report<'_> {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let at = self.diagnostic.at;
+        let at = shown(self.diagnostic.at, &self.source.0.text);
         let main = LabeledSpan::new_primary_with_span(Some("here".to_owned()), (at.start, at.end - at.start));
         let others = self
             .diagnostic
@@ -142,5 +154,21 @@ impl miette::Diagnostic for Report<'_> {
             .iter()
             .map(|(at, words)| LabeledSpan::new_with_span(Some(words.clone()), (at.start, at.end.saturating_sub(at.start))));
         Some(Box::new(std::iter::once(main).chain(others)))
+    }
+}
+
+/// The part of a place that is underlined: of a long one its beginning, and at the end of a line the last character, because
+/// nothing can be drawn under nothing.
+fn shown(at: Place, text: &str) -> Place {
+    let line_end = text[at.start..].find('\n').map_or(text.len(), |end| at.start + end);
+    if at.end > at.start + LINE_BYTES_MAX && at.end <= line_end {
+        let end = (at.start + AROUND_BYTES..at.end).find(|end| text.is_char_boundary(*end)).unwrap_or(at.end);
+        return Place { end, ..at };
+    }
+    let line_start = text[..at.start].rfind('\n').map_or(0, |before| before + 1);
+    let is_at_end = at.start == at.end && text[at.start..line_end].trim_end().is_empty();
+    match text[line_start..at.start].char_indices().next_back() {
+        Some((before, _)) if is_at_end => Place { start: line_start + before, end: at.start },
+        _ => at,
     }
 }

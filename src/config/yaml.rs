@@ -15,6 +15,7 @@ use serde_saphyr::granit_parser::ScanError;
 use serde_saphyr::granit_parser::Span;
 use serde_saphyr::granit_parser::StructureStyle;
 
+use crate::config::broken::guess;
 use crate::config::codes;
 use crate::config::diagnostic::Diagnostics;
 use crate::config::diagnostic::Place;
@@ -179,8 +180,13 @@ fn explain(error: &ScanError, file: &SourceText, diagnostics: &mut Diagnostics, 
         diagnostics
             .push(codes::YAML_SYNTAX, Place { start, end: start + 1 }, "YAML takes no tabs for indentation")
             .help("indent with spaces");
+    } else if let Some(guess) = guess(file, line, &error.info()) {
+        diagnostics.push(codes::YAML_SYNTAX, guess.at, guess.message).help(guess.help);
     } else {
-        let help = "check the indentation, quotes and brackets around this place";
+        let help = match error.info().contains("unexpected character") {
+            true => "remove it, or write it as an escape in double quotes",
+            false => "check the indentation, quotes and brackets around this place",
+        };
         diagnostics.push(codes::YAML_SYNTAX, here, format!("this is not YAML: {}", plain_words(&error.info()))).help(help);
     }
     None
@@ -369,8 +375,16 @@ impl<'a> Builder<'a> {
         let Some(tag) = tag else { return node };
         let whole = Place { start: tag.start, end: if node.is_empty() { tag.end } else { node.at.end.max(tag.end) } };
         let raw = &self.text[whole.start..whole.end];
-        let message = format!("YAML reads `{}` as a tag", &self.text[tag.start..tag.end]);
-        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(format!("quote the expression: `{}`", quoted(raw))));
+        let text = &self.text[tag.start..tag.end];
+        let message = format!("YAML reads `{text}` as a tag");
+        let help = match text.starts_with("!!") {
+            true => format!(
+                "leave `{text}` out: the language knows what each value is; or, if it is an expression, quote it: `{}`",
+                quoted(raw)
+            ),
+            false => format!("quote the expression: `{}`", quoted(raw)),
+        };
+        self.find(codes::LEADING_EXCLAMATION, whole, message, Some(help));
         Node::broken(whole)
     }
 

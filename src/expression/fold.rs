@@ -123,7 +123,11 @@ impl Fold {
 
     fn transformed(&self, frame: &Frame<'_>) -> Outcome {
         match &self.transform {
-            Some(transform) => Ok(transform.evaluate(frame)?.into_owned()),
+            Some(transform) => {
+                let value = transform.evaluate(frame)?.into_owned();
+                frame.budget.take(text_steps(&value))?;
+                Ok(value)
+            }
             None => Ok(Value::Null),
         }
     }
@@ -173,6 +177,18 @@ impl Fold {
         Ok(())
     }
 }
+
+/// What an element costs beyond its visit: texts of the greatest length, as many as there may be visits, would fill the memory.
+fn text_steps(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() / TEXT_BYTES_PER_STEP,
+        Value::Bytes(bytes) => bytes.len() / TEXT_BYTES_PER_STEP,
+        _ => 0,
+    }
+}
+
+/// Bytes of text that count as a visited element: one evaluation keeps at most 64 MB.
+const TEXT_BYTES_PER_STEP: usize = 64;
 
 /// Adds an element, unless the list is full: more visits are allowed than a result may have elements.
 fn push(list: &mut Vec<Value>, value: Value) -> Result<(), Failure> {

@@ -437,6 +437,10 @@ fn reword(source: &str, start: usize, message: &str) -> (String, Option<String>,
         return (format!("`{}` is out of the range of {kind}", &source[start..start + width]), Some(help), width);
     }
     if let Some(rest) = quoted("token recognition error at:") {
+        if let Some(c) = source[start..].chars().next().filter(|c| c.is_control() || (c.is_whitespace() && !c.is_ascii())) {
+            let help = if c.is_whitespace() { "it looks like a space and is none: write a space" } else { "remove it" };
+            return (format!("the character U+{:04X} cannot be read here", u32::from(c)), Some(help.to_owned()), c.len_utf8());
+        }
         let piece = rest.strip_suffix('\'').unwrap_or(rest).trim_end();
         let help = match piece.chars().next() {
             Some('\'' | '"') => Some("close the string with the same quote; a backslash in it is written `\\\\`, or use r\"…\"".to_owned()),
@@ -466,6 +470,10 @@ fn reword(source: &str, start: usize, message: &str) -> (String, Option<String>,
     if let Some(rest) = quoted("missing") {
         let missing = rest.split('\'').next().unwrap_or(rest);
         return (format!("`{missing}` is missing here"), Some(format!("write `{missing}` before this")), 1);
+    }
+    if text.starts_with("invalid string literal") || text.starts_with("invalid bytes literal") {
+        let help = "escapes are \\n \\t \\\\ \\\" \\' \\x41 \\u00e9 \\U0001F600; in r\"…\" a backslash is one";
+        return ("the text has an escape that stands for no character".to_owned(), Some(help.to_owned()), 1);
     }
     (text.to_lowercase(), None, 1)
 }

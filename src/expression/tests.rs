@@ -321,6 +321,9 @@ fn results_and_steps_have_limits() {
     assert_eq!(value(&format!("cel.bind(t, {replaced}, t.replace(\"a\", t).replace(\"a\", t))")), Err(too_long));
     let visits = format!("{many}.all(a, {many}.all(b, {many}.all(c, {many}.all(d, true))))");
     assert_eq!(value(&visits), Err(format!("the expression visits more than {STEPS_MAX} elements")));
+    let kilobyte = format!("{many}.map(x, \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\").join()");
+    let texts = format!("cel.bind(t, {kilobyte}, {many}.map(a, {many}.map(b, {many}.map(c, {many}.map(d, t).join()))).size())");
+    assert_eq!(value(&texts), Err(format!("the expression visits more than {STEPS_MAX} elements")), "a gigabyte of texts");
     let big = "event.name.matches(\"(a{1,100}){1,100}\")";
     assert!(problems(big)[0].contains("the pattern needs more than"), "{:?}", problems(big));
 }

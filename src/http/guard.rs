@@ -1,30 +1,40 @@
-//! What every request passes first: its size, who asks, and whether there is room.
+//! What every request passes first: its size, who asks, whether its parameters are known, and whether there is room.
 
 use std::sync::Arc;
 
 use axum::body::HttpBody;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::http::State as Shared;
+use crate::http::parameters::Parameters;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
+use crate::http::{ENDPOINTS, State as Shared};
 
 /// Paths that answer everybody: whoever watches over the process has no token, and they say nothing of the data.
 const OPEN_PATHS: [&str; 2] = ["/health/live", "/health/ready"];
 
 /// Refuses a request, or lets it through while it holds one of the places.
-pub async fn guard(State(state): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    if let Err(problem) = check(&state, &request) {
-        return problem.into_response();
-    }
+pub async fn guard(State(state): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
+    let checked = check(&state, &request).and_then(|()| parameters(&request));
+    match checked {
+        Ok(parameters) => request.extensions_mut().insert(parameters),
+        Err(problem) => return problem.into_response(),
+    };
     // Held until the head of the answer is made. Listeners, whose answers do not end, have places of their own.
     let Ok(_place) = state.requests.try_acquire() else {
         return Problem::later("busy", "too many requests at once", RETRY_AFTER_DEFAULT).into_response();
     };
     next.run(request).await
+}
+
+/// What the request asks for beside its path. A path that does not exist is answered by its own problem.
+fn parameters(request: &Request) -> Result<Parameters, Problem> {
+    let Some(path) = request.extensions().get::<MatchedPath>() else { return Ok(Parameters::default()) };
+    let template = ENDPOINTS.iter().map(|(template, _)| *template).find(|template| template.split('?').next() == Some(path.as_str()));
+    Parameters::of(request.uri().query(), template.unwrap_or(path.as_str()))
 }
 
 fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
@@ -33,6 +43,9 @@ fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
     if uri_bytes > state.limits.uri_bytes {
         return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", format!("at most {} bytes", state.limits.uri_bytes)));
     }
+    if !is_percent_encoded(uri.path()) {
+        return Err(Problem::bad_request("bad_path", "a `%` in the path is followed by two hexadecimal digits; the sign itself is `%25`"));
+    }
     if request.body().size_hint().lower() > state.limits.body_bytes {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("at most {} bytes", state.limits.body_bytes)));
     }
@@ -40,6 +53,11 @@ fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "send `Authorization: Bearer TOKEN` with a token of this worker"))
+}
+
+/// Whether each `%` begins the code of a byte. Others let it stand for itself, and then a misspelt key is one that is absent.
+fn is_percent_encoded(path: &str) -> bool {
+    path.split('%').skip(1).all(|after| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Compares with every token in a time that does not tell which one was nearly right.

@@ -24,8 +24,10 @@ use crate::runtime::queries::Queries;
 mod changes;
 pub mod client;
 mod forward;
+mod gather;
 mod guard;
 mod pages;
+mod parameters;
 mod problem;
 mod rows;
 mod server;
@@ -162,10 +164,10 @@ fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// Paths and what they answer, in the order of the manual. A key is percent-encoded; one that reads `changes` as `%63hanges`.
+/// Paths with the parameters that they take, and what they answer, in the order of the manual. A key is percent-encoded; one that reads `changes` as `%63hanges`.
 pub const ENDPOINTS: &[(&str, &str)] = &[
     ("/tables/{table}/{key}", "a row"),
-    ("/tables/{table}?from=&to=&prefix=&limit=&cursor=", "a page of rows of this worker, sorted by key"),
+    ("/tables/{table}?from=&to=&prefix=&limit=&cursor=&scope=", "a page of rows sorted by key, of this worker or scope=all"),
     ("/tables/{table}/{key}/windows?from=&to=&limit=", "windows of a key, oldest first"),
     ("/tables/{table}/changes", "committed changes of this worker as server-sent events, resumable by Last-Event-ID"),
     ("/topology", "the topology"),

@@ -4,16 +4,18 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::Response;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, Response, Uri};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
 
 use crate::codec::KeyCodec;
 use crate::codec::json::write_value;
 use crate::http::State as Shared;
+use crate::http::forward::HOP;
+use crate::http::gather::{Part, gathered};
+use crate::http::parameters::Parameters;
 use crate::http::problem::Problem;
 use crate::http::rows::{json_response, table_of, waited};
 use crate::model::Key;
@@ -22,48 +24,37 @@ use crate::runtime::queries::{KeyRange, KeyedRow, TableInfo};
 /// Rows of a page where nobody says how many.
 const ROWS_DEFAULT: usize = 100;
 
-/// Which rows.
-#[derive(Deserialize)]
-pub struct PageQuery {
-    /// First key, included.
-    from: Option<String>,
-    /// First key that is not included.
-    to: Option<String>,
-    /// How all keys begin; for keys that are text or bytes.
-    prefix: Option<String>,
-    limit: Option<usize>,
-    /// Of the page before.
-    cursor: Option<String>,
-    scope: Option<String>,
-}
-
-/// `GET /tables/{table}`.
+/// `GET /tables/{table}`: of this worker, or of all.
 pub async fn page(
     State(state): State<Arc<Shared>>,
     path: Result<Path<String>, PathRejection>,
-    query: Result<Query<PageQuery>, QueryRejection>,
+    Extension(parameters): Extension<Parameters>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let table = table_of(&state, path)?;
-    let Query(query) = query.map_err(|rejection| Problem::bad_request("bad_query", rejection.body_text()))?;
-    if query.scope.as_deref().is_some_and(|scope| scope != "local") {
-        return Err(Problem::bad_request("comes_later", "`scope` can only be `local` for now: the rows of this worker"));
-    }
-    let (start, end) = bounds(table, &query)?;
-    let limit = query.limit.unwrap_or(ROWS_DEFAULT).clamp(1, state.limits.page_rows);
+    // Another worker that gathers a page wants our part of it.
+    let is_asked_by_worker = headers.contains_key(HOP);
+    let is_of_all = parameters.word("scope", &["local", "all"])? == "all" && !is_asked_by_worker;
+    let (start, end) = bounds(table, &parameters)?;
+    let limit = parameters.limit(ROWS_DEFAULT, state.limits.page_rows)?;
     let range = KeyRange { start, end, limit, bytes_max: state.limits.page_bytes };
-    let page = waited(&state, state.queries.page(table.id, range)).await?;
-    let mut body = b"{\"rows\":[".to_vec();
-    for (position, row) in page.rows.iter().enumerate() {
-        if position > 0 {
-            body.push(b',');
-        }
-        write_row(row, &mut body);
+    let here = waited(&state, state.queries.page(table.id, range)).await?;
+    let mut part = Part {
+        rows: here.rows.iter().map(|row| (row.store_key.to_vec(), row.partition, written(row))).collect(),
+        has_more: here.has_more,
+        partitions: here.partitions,
+    };
+    if is_of_all {
+        part = gathered(&state, table, part, &uri, &headers, limit).await?;
     }
-    let cursor = page.rows.last().filter(|_| page.has_more).map(|row| URL_SAFE_NO_PAD.encode(&row.store_key));
-    let cursor = serde_json::json!(cursor);
-    let partitions = serde_json::json!(page.partitions);
-    body.extend_from_slice(format!("],\"cursor\":{cursor},\"partitions\":{partitions}}}").as_bytes());
-    Ok(json_response(body))
+    Ok(json_response(part.written(is_asked_by_worker)))
+}
+
+fn written(row: &KeyedRow) -> Vec<u8> {
+    let mut into = Vec::new();
+    write_row(row, &mut into);
+    into
 }
 
 fn write_row(row: &KeyedRow, into: &mut Vec<u8>) {
@@ -77,28 +68,28 @@ fn write_row(row: &KeyedRow, into: &mut Vec<u8>) {
     into.push(b'}');
 }
 
-fn bounds(table: &TableInfo, query: &PageQuery) -> Result<(Bound<Key>, Bound<Key>), Problem> {
-    let key = |name: &str, text: &Option<String>| match text {
+fn bounds(table: &TableInfo, query: &Parameters) -> Result<(Bound<Key>, Bound<Key>), Problem> {
+    let key = |name: &str| match query.text(name) {
         None => Ok(None),
         Some(text) => match table.key.from_text(text) {
             Ok((key, _)) => Ok(Some(key)),
             Err(bad) => Err(Problem::bad_request("bad_key", format!("`{name}`: {bad}"))),
         },
     };
-    let mut start = key("from", &query.from)?.map_or(Bound::Unbounded, Bound::Included);
-    let mut end = key("to", &query.to)?.map_or(Bound::Unbounded, Bound::Excluded);
-    if let Some(prefix) = &query.prefix {
+    let mut start = key("from")?.map_or(Bound::Unbounded, Bound::Included);
+    let mut end = key("to")?.map_or(Bound::Unbounded, Bound::Excluded);
+    if query.text("prefix").is_some() {
         if !matches!(table.key, KeyCodec::String | KeyCodec::Bytes) {
             return Err(Problem::bad_request(
                 "bad_query",
                 format!("keys of `{}` are {}, which has no prefix: use `from` and `to`", table.name, table.key),
             ));
         }
-        let prefix = key("prefix", &Some(prefix.clone()))?.unwrap_or_default();
+        let prefix = key("prefix")?.unwrap_or_default();
         start = later(start, Bound::Included(prefix.clone()));
         end = earlier(end, successor(prefix).map_or(Bound::Unbounded, Bound::Excluded));
     }
-    if let Some(cursor) = &query.cursor {
+    if let Some(cursor) = query.text("cursor") {
         let after = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| Problem::bad_request("bad_cursor", "the cursor is not one of ours"))?;
         start = later(start, Bound::Excluded(Key::from_vec(after)));
     }

@@ -58,7 +58,7 @@ impl From<Unanswered> for Problem {
 
 /// The task is not yet what its changelog says it is.
 pub fn restoring(retry_after: Duration) -> Problem {
-    Problem::later("restoring", "the task of this key is being restored from its changelog", retry_after)
+    Problem::later("restoring", "a task that the answer needs is being restored from its changelog", retry_after)
 }
 
 /// The task stands still until somebody has mended what stopped it.

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Extension, Path, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
-use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::codec::json::write_value;
 use crate::http::State as Shared;
 use crate::http::forward::HOP;
+use crate::http::parameters::Parameters;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT, restoring, stopped};
-use crate::model::{Key, Time, Timestamp, Value};
+use crate::model::{Key, Time, Value};
 use crate::runtime::queries::{Answer, Answered, Location, Row, TableInfo};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -49,34 +49,27 @@ pub async fn row(
     Ok(with_position(row_response(row, is_known), &answer))
 }
 
-/// Bounds on the windows of one answer.
-#[derive(Deserialize)]
-pub struct WindowsQuery {
-    from: Option<String>,
-    to: Option<String>,
-    limit: Option<usize>,
-}
-
 /// `GET /tables/{table}/{key}/windows`.
 pub async fn windows(
     State(state): State<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
-    query: Result<Query<WindowsQuery>, QueryRejection>,
+    Extension(parameters): Extension<Parameters>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let (table, key, key_value) = named(&state, path)?;
-    let Query(query) = query.map_err(|rejection| Problem::bad_request("bad_query", rejection.body_text()))?;
     if table.window_ms.is_none() {
         return Err(Problem::bad_request("not_windowed", format!("`{}` has no windows", table.name)));
     }
-    let from = query.from.as_deref().map_or(Ok(Time(0)), |text| time("from", text))?;
-    let to = query.to.as_deref().map_or(Ok(Time::MAX), |text| time("to", text))?;
-    let limit = query.limit.unwrap_or(state.limits.page_rows).clamp(1, state.limits.page_rows);
+    let from = parameters.time("from")?.unwrap_or(Time(0));
+    let to = parameters.time("to")?.unwrap_or(Time::MAX);
+    let limit = parameters.limit(state.limits.page_rows, state.limits.page_rows)?;
     if let Some(answer) = routed(&state, table, &key_value, &uri, &headers).await? {
         return Ok(answer);
     }
-    let answer = waited(&state, state.queries.windows(table.id, key, from, to, limit)).await?;
+    let mut answer = waited(&state, state.queries.windows(table.id, key, from, to, limit + 1)).await?;
+    let next = answer.value.get(limit).map(|window| window.start.0);
+    answer.value.truncate(limit);
     let mut body = b"{\"key\":".to_vec();
     write_value(&key_value, &mut body);
     body.extend_from_slice(b",\"windows\":[");
@@ -89,7 +82,8 @@ pub async fn windows(
         write_value(&window.row.value, &mut body);
         body.push(b'}');
     }
-    body.extend_from_slice(b"]}");
+    // Where to go on (`from`), if there are more.
+    body.extend_from_slice(format!("],\"next\":{}}}", serde_json::json!(next)).as_bytes());
     Ok(with_position(json_response(body), &answer))
 }
 
@@ -136,14 +130,6 @@ pub async fn waited<T>(state: &Shared, answer: Answered<T>) -> Result<T, Problem
         Ok(answer) => answer.map_err(Problem::from),
         Err(_) => Err(Problem::later("timeout", "the task did not answer in time", RETRY_AFTER_DEFAULT)),
     }
-}
-
-/// A point in time in a query: milliseconds since 1970, or RFC 3339.
-pub fn time(name: &str, text: &str) -> Result<Time, Problem> {
-    let ms = text.parse().ok().map(Time);
-    ms.or_else(|| Timestamp::parse(text).map(Timestamp::to_ms)).ok_or_else(|| {
-        Problem::bad_request("bad_query", format!("`{name}` is neither milliseconds since 1970 nor RFC 3339: `{}`", text.escape_debug()))
-    })
 }
 
 pub fn json_response(body: Vec<u8>) -> Response<Body> {

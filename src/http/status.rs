@@ -14,7 +14,7 @@ use crate::runtime::queries::{InputStatus, TaskPhase, TaskStatus};
 
 /// `GET /`.
 pub async fn index() -> Response<Body> {
-    let lines: Vec<String> = ENDPOINTS.iter().map(|(path, words)| format!("GET {path:<56} {words}\n")).collect();
+    let lines: Vec<String> = ENDPOINTS.iter().map(|(path, words)| format!("GET {path:<64} {words}\n")).collect();
     let mut response = Response::new(Body::from(lines.concat()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

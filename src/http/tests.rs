@@ -29,6 +29,8 @@ struct Fake {
     never_answers: bool,
     feed: Arc<Feed>,
     health: Health,
+    partitions: Vec<i32>,
+    others: Mutex<Vec<String>>,
 }
 
 fn row(name: &str, offset: i64, is_complete: bool) -> Row {
@@ -63,6 +65,8 @@ impl Fake {
             never_answers: false,
             feed: Feed::new(5),
             health: Health { is_live: true, is_ready: true, problems: Vec::new() },
+            partitions: vec![1, 3],
+            others: Mutex::default(),
         }
     }
 
@@ -96,11 +100,19 @@ impl Queries for Fake {
             key: KeyCodec::String.from_store_key(key),
             window: None,
             row: row.clone(),
-            partition: 3,
+            partition: self.partitions[1],
         });
         let page: Vec<KeyedRow> = rows.by_ref().take(range.limit).collect();
         let has_more = rows.next().is_some();
-        ready(Ok(Page { rows: page, has_more, partitions: vec![1, 3] })).boxed()
+        ready(Ok(Page { rows: page, has_more, partitions: self.partitions.clone() })).boxed()
+    }
+
+    fn others(&self, _: TableId) -> Vec<String> {
+        self.others.lock().unwrap().clone()
+    }
+
+    fn partition_count(&self, _: TableId) -> i32 {
+        4
     }
 
     fn windows(&self, _: TableId, _: Key, from: Time, to: Time, limit: usize) -> Answered<Answer<Vec<WindowRow>>> {
@@ -245,7 +257,7 @@ async fn what_is_not_there_is_a_problem_with_a_code() {
     get(&server, "/tables/chart/x/windows").await.is_problem(400, "bad_key");
     get(&server, "/tables/chart/7").await.is_problem(400, "windowed");
     get(&server, "/tables/product/p1/windows").await.is_problem(400, "not_windowed");
-    for path in ["/tables/product/%ff", "/tables/%ff", "/tables/%ff/changes"] {
+    for path in ["/tables/product/%ff", "/tables/%ff", "/tables/%ff/changes", "/tables/product/%zz", "/tables/product/%4"] {
         get(&server, path).await.is_problem(400, "bad_path");
     }
     raw(&server, "DELETE /tables/product/p1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.is_problem(405, "method_not_allowed");
@@ -370,12 +382,78 @@ async fn pages_keep_to_their_bounds() {
     assert_eq!(keys("from=p2&to=q1").await, ["p2", "p3"]);
     assert_eq!(keys("prefix=p&from=p2&to=p3").await, ["p2"]);
     assert_eq!(keys("prefix=%C3%A9").await, ["é"]);
-    assert_eq!(keys("limit=0").await.len(), 1);
     get(&server, "/tables/product?cursor=!").await.is_problem(400, "bad_cursor");
-    get(&server, "/tables/product?limit=x").await.is_problem(400, "bad_query");
-    get(&server, "/tables/product?scope=all").await.is_problem(400, "comes_later");
+    for limit in ["x", "0", "1001", "-1", ""] {
+        get(&server, &format!("/tables/product?limit={limit}")).await.is_problem(400, "bad_query");
+    }
+    get(&server, "/tables/product?scope=everywhere").await.is_problem(400, "bad_query");
     get(&server, "/tables/chart?prefix=1").await.is_problem(400, "bad_query");
     get(&server, "/tables/chart?from=x").await.is_problem(400, "bad_key");
+}
+
+/// A worker with rows `<prefix>0`, `<prefix>1`, … on partitions of its own.
+async fn with_rows(prefix: &str, count: usize, partitions: [i32; 2]) -> (Arc<Fake>, Server) {
+    let rows = (0..count).map(|at| (key(&format!("{prefix}{at}")), row(prefix, at as i64, true))).collect();
+    started(Fake { rows, partitions: partitions.to_vec(), ..Fake::new() }, &[], HttpLimits::default()).await
+}
+
+#[tokio::test]
+async fn a_page_of_all_workers_leaves_nothing_out() {
+    let (here, server) = with_rows("a", 5, [1, 3]).await;
+    let (_, other) = with_rows("b", 5, [0, 2]).await;
+    *here.others.lock().unwrap() = vec![other.address().to_string()];
+    let (mut keys, mut path) = (Vec::new(), "/tables/product?scope=all&limit=3".to_owned());
+    let mut pages = 0;
+    loop {
+        let page = get(&server, &path).await.json();
+        assert_eq!((&page["partitions"], page.get("store_keys")), (&json!([0, 1, 2, 3]), None));
+        keys.extend(page["rows"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap().to_owned()));
+        pages += 1;
+        let Some(cursor) = page["cursor"].as_str() else { break };
+        path = format!("/tables/product?scope=all&limit=3&cursor={cursor}");
+    }
+    assert_eq!((keys.join(" ").as_str(), pages), ("a0 a1 a2 a3 a4 b0 b1 b2 b3 b4", 4));
+    let local = get(&server, "/tables/product").await.json();
+    assert_eq!((local["rows"].as_array().unwrap().len(), &local["partitions"]), (5, &json!([1, 3])));
+}
+
+#[tokio::test]
+async fn a_page_of_all_workers_needs_all_of_them() {
+    let (here, server) = with_rows("a", 1, [1, 3]).await;
+    get(&server, "/tables/product?scope=all").await.is_problem(503, "unassigned");
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    *here.others.lock().unwrap() = vec![closed.to_string()];
+    get(&server, "/tables/product?scope=all").await.is_problem(503, "owner_unreachable");
+    // One that gathers in its turn would ask us again.
+    let (other, second) = with_rows("b", 1, [0, 2]).await;
+    // A worker that is gone matters only while nobody has its partitions.
+    *here.others.lock().unwrap() = vec![closed.to_string(), second.address().to_string()];
+    *other.others.lock().unwrap() = vec![server.address().to_string()];
+    assert_eq!(get(&server, "/tables/product?scope=all").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_parameter_that_a_path_does_not_take_is_refused_by_name() {
+    let (_, server) = simple().await;
+    for path in [
+        "/?x=1",
+        "/tables/product/p1?x=1",
+        "/tables/product?x=1",
+        "/tables/product/changes?x=1",
+        "/tables/chart/7/windows?x=1",
+        "/topology?x",
+        "/tasks?x=1",
+        "/health/live?x=1",
+        "/health/ready?x=1",
+        "/metrics?x=1",
+    ] {
+        let reply = get(&server, path).await;
+        reply.is_problem(400, "unknown_parameter");
+        assert!(reply.json()["detail"].as_str().unwrap().contains("no parameter `x`"), "{reply:?}");
+    }
+    get(&server, "/tables/product?prefix=%ff").await.is_problem(400, "bad_query");
+    get(&server, "/tables/product?limit=1&limit=2").await.is_problem(400, "bad_query");
+    get(&server, "/nowhere?x=1").await.is_problem(404, "no_such_path");
 }
 
 #[tokio::test]
@@ -383,9 +461,11 @@ async fn windows_of_a_key_come_oldest_first() {
     let (_, server) = simple().await;
     let reply = get(&server, "/tables/chart/7/windows?from=60000&to=1970-01-01T00:03:00Z").await;
     let window = |n: i64| json!({ "start": n * 60_000, "end": (n + 1) * 60_000, "offset": n, "row": { "name": "w", "complete": true } });
-    assert_eq!(reply.json(), json!({ "key": 7, "windows": [window(1), window(2)] }));
+    assert_eq!(reply.json(), json!({ "key": 7, "windows": [window(1), window(2)], "next": null }));
     assert_eq!(reply.header("x-position"), Some("99"));
-    assert_eq!(get(&server, "/tables/chart/7/windows?limit=2").await.json()["windows"].as_array().unwrap().len(), 2);
+    let some = get(&server, "/tables/chart/7/windows?limit=2").await.json();
+    assert_eq!((some["windows"].as_array().unwrap().len(), &some["next"]), (2, &json!(120_000)));
+    get(&server, "/tables/chart/7/windows?limit=0").await.is_problem(400, "bad_query");
     get(&server, "/tables/chart/7/windows?from=yesterday").await.is_problem(400, "bad_query");
 }
 

@@ -114,6 +114,9 @@ pub trait Consumer: Send {
     /// reaches the end has waited for every transaction that was open, and has all that was committed.
     fn bounds(&mut self, topic: &Name, partition: i32, timeout: Duration) -> Result<(Offset, Offset), LogError>;
 
+    /// The end of an input as its last fetch saw it; `None` before the first. Asks nobody, so it may be called at any time.
+    fn end_seen(&mut self, slot: u32) -> Option<Offset>;
+
     /// Membership as of now, for [`Producer::send_offsets`]. Taken fresh just before each use.
     fn group(&mut self) -> Option<GroupMetadata>;
 

@@ -122,9 +122,11 @@ impl WorkerAnswers {
             let asked = self.handle.ask_thread(
                 thread,
                 Box::new(move |thread| {
+                    let ends = thread.ends();
                     let failed = thread.failed().map(|(id, why)| closed_status(id, TaskPhase::Stopped { why: why.to_owned() }, &names));
                     let opening = thread.opening().map(|id| closed_status(id, TaskPhase::Restoring { done: 0, total: 0 }, &names));
-                    let _ = sender.send(thread.tasks().map(|task| status(task, &names)).chain(failed).chain(opening).collect::<Vec<_>>());
+                    let _ = sender
+                        .send(thread.tasks().map(|task| status(task, &names, &ends)).chain(failed).chain(opening).collect::<Vec<_>>());
                 }),
             );
             if asked.is_ok() {
@@ -143,11 +145,11 @@ impl WorkerAnswers {
     }
 }
 
-fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> TaskStatus {
+fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>, ends: &BTreeMap<(TaskId, usize), Offset>) -> TaskStatus {
     TaskStatus {
         id: task.id,
         phase: match &task.phase {
-            Phase::Restoring(restore) => TaskPhase::Restoring { done: restore.restored, total: restore.total },
+            Phase::Restoring(restore) => TaskPhase::Restoring { done: restore.done(), total: restore.total },
             Phase::Running => TaskPhase::Running,
             Phase::Stopped { why } => TaskPhase::Stopped { why: why.clone() },
         },
@@ -155,7 +157,13 @@ fn status(task: &crate::runtime::Task, names: &BTreeMap<u32, Vec<Name>>) -> Task
         inputs: task
             .inputs
             .iter()
-            .map(|input| InputStatus { topic: input.topic.clone(), partition: task.id.partition, position: input.committed, end: None })
+            .enumerate()
+            .map(|(at, input)| InputStatus {
+                topic: input.topic.clone(),
+                partition: task.id.partition,
+                position: input.committed,
+                end: ends.get(&(task.id, at)).copied(),
+            })
             .collect(),
     }
 }
@@ -266,6 +274,15 @@ impl Queries for WorkerAnswers {
                 Ok(Page { rows, has_more, partitions })
             })
             .boxed()
+    }
+
+    fn others(&self, table: TableId) -> Vec<String> {
+        self.peers.owners(self.rows.task(table, 0).subtopology, self.clock.now())
+    }
+
+    fn partition_count(&self, table: TableId) -> i32 {
+        use crate::views::rows::RowSource;
+        self.rows.partition_count(table)
     }
 
     fn windows(&self, table: TableId, key: Key, from: Time, to: Time, limit: usize) -> Answered<Answer<Vec<WindowRow>>> {

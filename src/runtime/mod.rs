@@ -3,7 +3,8 @@
 //! `thread` is the only loop (poll, process, tick, commit); `task` a sub-topology on a partition; `commit` what one commit makes
 //! true together; `restore` brings a task's state up to its changelog; `assignment` turns events of the task topic into tasks;
 //! `start` checks the cluster against the plan; `fault` says how each thing that goes wrong is answered; `watch` looks whether the
-//! topics are still what they were; `queries` is what HTTP may ask, `changes` what it tells to those who listen.
+//! topics are still what they were; `queries` is what HTTP may ask, `changes` what it tells to those who listen;
+//! `gauges` what a thread tells of itself in metrics.
 
 pub mod answers;
 pub mod assignment;
@@ -13,6 +14,7 @@ pub mod commit;
 pub mod emit;
 pub mod fault;
 pub mod feed;
+pub mod gauges;
 pub mod observe;
 pub mod peers;
 pub mod queries;

@@ -70,6 +70,17 @@ impl Peers {
         rival.as_ref().map(|rival| refusal(me, rival))
     }
 
+    /// The endpoints of those who have said lately that they have tasks of a sub-topology.
+    pub fn owners(&self, subtopology: u32, now: Time) -> Vec<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let prefix = format!("{subtopology}_");
+        let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS && !presence.endpoint.is_empty());
+        believed
+            .filter(|presence| presence.tasks.iter().any(|task| task.starts_with(&prefix)))
+            .map(|presence| presence.endpoint.clone())
+            .collect()
+    }
+
     fn hear(&self, worker: &str, presence: Option<Presence>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match presence {

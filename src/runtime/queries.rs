@@ -31,6 +31,12 @@ pub trait Queries: Send + Sync {
     /// Rows of this worker in the order of their keys, at most as many as the range allows.
     fn page(&self, table: TableId, range: KeyRange) -> Answered<Page>;
 
+    /// Addresses of the other workers that have partitions of a table.
+    fn others(&self, table: TableId) -> Vec<String>;
+
+    /// How many partitions a table has, wherever they are.
+    fn partition_count(&self, table: TableId) -> i32;
+
     /// Windows of a key whose start is in `from..to`, oldest first, at most `limit`.
     fn windows(&self, table: TableId, key: Key, from: Time, to: Time, limit: usize) -> Answered<Answer<Vec<WindowRow>>>;
 
@@ -86,7 +92,7 @@ pub struct Answer<T> {
 pub struct Row {
     /// All visible fields, with `complete` where the table has contributors.
     pub value: Value,
-    /// The offset of its last change in the changelog.
+    /// The changelog offset as of which it is shown: at least that of its last change, and it grows with every change of it.
     pub offset: Offset,
     /// False for a placeholder, whose owner has not spoken.
     pub is_complete: bool,
@@ -160,7 +166,7 @@ pub struct TaskStatus {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TaskPhase {
-    /// Records of the changelog read, and how many there are.
+    /// Offsets of the changelogs read, and how many there are; records may be fewer.
     Restoring {
         done: u64,
         total: u64,
@@ -179,7 +185,7 @@ pub struct InputStatus {
     pub partition: i32,
     /// The offset to read next, as committed.
     pub position: Offset,
-    /// The end of the partition, if it is known.
+    /// The end of the partition as the last fetch saw it, if there was one.
     pub end: Option<Offset>,
 }
 

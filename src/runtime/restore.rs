@@ -3,15 +3,15 @@
 //! The end is taken once, after the transactions of an earlier owner have ended (the committed offsets were fetched with
 //! require-stable before), read_committed. While it runs the task's inputs are not read, and the thread goes on polling.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
 use crate::log::{Consumer, Event, Input, LogErrorKind, Message};
-use crate::metrics::{self, Counter};
 use crate::model::{Name, Offset, StoreId, TaskId};
 use crate::operators::fold::table::Table;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::gauges::RestoreGauges;
 use crate::runtime::start::App;
 use crate::state::{Sealed, TaskState};
 use crate::topology::plan::StoreKind;
@@ -21,6 +21,8 @@ const RECORDS_PER_TURN_MAX: usize = 20_000;
 /// Records whose rows are looked at ahead.
 const WARM_RECORDS: usize = 32;
 const BOUNDS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the log says how far a restore is.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A restore in progress.
 pub struct Restore {
@@ -32,7 +34,9 @@ pub struct Restore {
     /// It was said that it goes on: when the first piece is read, as a task may be opened several times before.
     is_told: bool,
     batch: Vec<Message>,
-    counter: Counter,
+    gauges: RestoreGauges,
+    began: Instant,
+    told: Instant,
 }
 
 struct StoreRestore {
@@ -82,15 +86,9 @@ impl Restore {
         if !inputs.is_empty() {
             reader.add_inputs(&inputs).map_err(|error| Fault::of_log(&error))?;
         }
-        Ok(Restore {
-            reader,
-            stores,
-            restored: 0,
-            total,
-            is_told: false,
-            batch: Vec::new(),
-            counter: app.metrics.counter(&metrics::RESTORED_RECORDS, &[]),
-        })
+        let (gauges, began) = (RestoreGauges::new(&app.metrics, id), Instant::now());
+        gauges.read(0, total);
+        Ok(Restore { reader, stores, restored: 0, total, is_told: false, batch: Vec::new(), gauges, began, told: began })
     }
 
     /// Reads and puts one piece. Returns whether the end is reached.
@@ -142,7 +140,6 @@ impl Restore {
             store.next = Offset(message.offset() + 1);
             self.restored += 1;
         }
-        self.counter.inc_by(self.restored - restored_before);
         for store in &mut self.stores {
             if !store.done {
                 // Markers take offsets too: the end may lie behind the last record (FACTS: "position moves over markers").
@@ -150,7 +147,21 @@ impl Restore {
                 store.done = position.is_some_and(|position| position >= store.end);
             }
         }
+        let done = self.done();
+        self.gauges.read(self.restored - restored_before, self.total.saturating_sub(done));
+        if self.told.elapsed() >= TELL_INTERVAL && done < self.total {
+            self.told = Instant::now();
+            let percent = done * 100 / self.total.max(1);
+            let left = self.began.elapsed().mul_f64((self.total - done) as f64 / done.max(1) as f64);
+            info!(task = %id, records = self.restored, percent, seconds_left = left.as_secs(), "restoring");
+        }
         Ok(self.stores.iter().all(|store| store.done))
+    }
+
+    /// Offsets of `total` that are read, those of markers and of records that compaction has removed included.
+    pub fn done(&self) -> u64 {
+        let left: i64 = self.stores.iter().filter(|store| !store.done).map(|store| (store.end.0 - store.next.0).max(0)).sum();
+        self.total.saturating_sub(left as u64)
     }
 
     /// Ends it: the state knows how far it is. Returns the changelog offsets per store id.

@@ -96,11 +96,7 @@ pub fn prepare(parts: Parts<'_>) -> Result<App, StartError> {
     let given = describe_given(&parts.plan, admin.as_ref())?;
     let partitions = check_partitions(&parts.plan, &given)?;
     let tasks = task_list(&partitions);
-    let sizes = Sizes {
-        tasks: tasks.len() as i32,
-        replication: replication(&parts.settings, admin.as_ref())?,
-        record_bytes_max: largest_record(&parts.plan, admin.as_ref())?,
-    };
+    let sizes = sizes(&parts.plan, &parts.settings, &partitions, admin.as_ref())?;
     let wanted = internal_topics(&parts.plan, &partitions, &sizes);
     let made = make_internal(&wanted, admin.as_ref())?;
     let keeps_offsets = |topic: &&TopicDescription| {
@@ -112,6 +108,29 @@ pub fn prepare(parts: Parts<'_>) -> Result<App, StartError> {
     let storage = (parts.storage)(&parts.plan.topology.app, &topic_ids, tasks.len());
     let Parts { plan, settings, log, clock, metrics, observers, .. } = parts;
     Ok(App { plan, tasks, partitions, topic_ids, topics, settings, log, storage, clock, metrics, observers })
+}
+
+/// Compares the cluster with the plan and changes nothing. Returns the internal topics that a start would make.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn compare(plan: &Plan, settings: &Settings, log: &dyn Log) -> Result<Vec<Name>, StartError> {
+    let admin = log.admin()?;
+    let partitions = check_partitions(plan, &describe_given(plan, admin.as_ref())?)?;
+    let sizes = sizes(plan, settings, &partitions, admin.as_ref())?;
+    let wanted = internal_topics(plan, &partitions, &sizes);
+    let names: Vec<Name> = wanted.iter().map(|topic| topic.name.clone()).collect();
+    let found = admin.describe(&names, ADMIN_TIMEOUT)?;
+    let problems = internal_problems(&wanted, &found, admin.as_ref())?;
+    if !problems.is_empty() {
+        return Err(StartError { can_heal: false, problems });
+    }
+    Ok(names.into_iter().zip(found).filter_map(|(name, found)| found.is_none().then_some(name)).collect())
+}
+
+fn sizes(plan: &Plan, settings: &Settings, partitions: &[i32], admin: &dyn Admin) -> Result<Sizes, StartError> {
+    let tasks = task_list(partitions).len() as i32;
+    Ok(Sizes { tasks, replication: replication(settings, admin)?, record_bytes_max: largest_record(plan, admin)? })
 }
 
 /// Tasks in the order of sub-topologies and partitions; the index is the partition of the task topic.
@@ -265,14 +284,22 @@ fn make_internal(wanted: &[NewTopic], admin: &dyn Admin) -> Result<Vec<TopicDesc
             info!(topic = %topic.name, partitions = topic.partitions, "made internal topic");
         }
     }
-    let mut problems = Vec::new();
     for (topic, found) in wanted.iter().zip(&found) {
-        let Some(found) = found else { continue };
-        let is_task_topic = topic.name.ends_with("-tasks");
-        if is_task_topic && found.partitions < topic.partitions {
-            // Tasks only grow: a partition added to an input adds a task, and nothing takes one away.
+        // Tasks only grow: a partition added to an input adds a task, and nothing takes one away.
+        if topic.name.ends_with("-tasks") && found.as_ref().is_some_and(|found| found.partitions < topic.partitions) {
             admin.add_partitions(&topic.name, topic.partitions, ADMIN_TIMEOUT)?;
-        } else if topic.name.ends_with("-changelog") && found.partitions != topic.partitions {
+        }
+    }
+    let problems = internal_problems(wanted, &found, admin)?;
+    if problems.is_empty() { wait_until_made(wanted, admin) } else { Err(StartError { can_heal: false, problems }) }
+}
+
+/// What is wrong with internal topics that exist.
+fn internal_problems(wanted: &[NewTopic], found: &[Option<TopicDescription>], admin: &dyn Admin) -> Result<Vec<String>, StartError> {
+    let mut problems = Vec::new();
+    for (topic, found) in wanted.iter().zip(found) {
+        let Some(found) = found else { continue };
+        if topic.name.ends_with("-changelog") && found.partitions != topic.partitions {
             problems.push(format!(
                 "internal topic `{}` has {} partitions, its inputs have {}: partitions of an input were added after the app had state, so keys have moved; \
                  use a new app name, or delete the app's internal topics, group and state folders to start anew",
@@ -290,7 +317,7 @@ fn make_internal(wanted: &[NewTopic], admin: &dyn Admin) -> Result<Vec<TopicDesc
             ));
         }
     }
-    if problems.is_empty() { wait_until_made(wanted, admin) } else { Err(StartError { can_heal: false, problems }) }
+    Ok(problems)
 }
 
 /// A broker may answer that it has made a topic before every broker knows it.

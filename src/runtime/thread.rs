@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
 use crate::log::{Consumer, Event, GroupSettings, LogErrorKind, Message, Producer, ProducerSettings, TopicHandle};
-use crate::model::{Name, TaskId, Time};
+use crate::model::{Name, Offset, TaskId, Time};
 use crate::runtime::assignment::{self, Opening};
 use crate::runtime::commit::{Deadline, Outcome, commit};
 use crate::runtime::emit::OutputWriter;
 use crate::runtime::fault::{Fault, Reaction};
+use crate::runtime::gauges::{self, ThreadGauges};
 use crate::runtime::retries::Retries;
 use crate::runtime::settings::Guarantee;
 use crate::runtime::start::App;
@@ -57,6 +58,7 @@ pub struct StreamThread {
     pub(super) in_transaction: bool,
     /// Counts the consumers this thread has had: an event of an earlier one is not answered to a later one.
     membership: u64,
+    pub(super) gauges: ThreadGauges,
     number: usize,
     /// The last turn found nothing to do.
     is_idle: bool,
@@ -91,6 +93,7 @@ impl StreamThread {
         let consumer = make_consumer(&app, number)?;
         let producer = make_producer(&app, number)?;
         let committed_at = app.clock.now();
+        let gauges = ThreadGauges::new(&app.metrics, number);
         let mut thread = StreamThread {
             app,
             consumer,
@@ -106,6 +109,7 @@ impl StreamThread {
             dead_letter_topic: (TopicHandle(0), 1),
             in_transaction: false,
             membership: 0,
+            gauges,
             number,
             is_idle: false,
             batch: Vec::new(),
@@ -151,6 +155,8 @@ impl StreamThread {
         }
         let polled = self.consumer.poll(limit, wait, &mut batch);
         turn.messages = batch.len();
+        self.gauges.polled(batch.len(), batch.first().map(Message::time));
+        let began = (turn.messages > 0).then(Instant::now);
         let now = self.app.clock.now();
         for message in batch.drain(..) {
             let owner = self.slots.get(message.slot() as usize).copied().flatten();
@@ -173,6 +179,9 @@ impl StreamThread {
             task.process_all(now, overlay_bytes_max)?;
             turn.is_busy |= task.tick(now)?;
         }
+        if let Some(began) = began {
+            self.gauges.processed(began);
+        }
         let overlay_is_full = self.tasks.values().any(|task| task.has_queued());
         if overlay_is_full || now.0 - self.committed_at.0 >= self.app.settings.commit_interval.as_millis() as i64 {
             turn.committed = self.commit_now()? == Outcome::Committed;
@@ -183,8 +192,13 @@ impl StreamThread {
     /// Commits now, whatever the interval says.
     pub fn commit_now(&mut self) -> Result<Outcome, Fault> {
         self.committed_at = self.app.clock.now();
+        let began = Instant::now();
         let outcome = commit(self, Deadline::after(self.app.settings.transaction_timeout))?;
         let now = self.app.clock.now();
+        if outcome == Outcome::Committed {
+            self.gauges.committed(began, now);
+        }
+        self.gauges.refresh(now, &self.tasks, &self.opening, self.consumer.as_mut());
         for task in self.tasks.values_mut() {
             task.state.flush_if_due(now).map_err(|error| Fault::of_state(task.id, &error))?;
         }
@@ -458,10 +472,18 @@ impl StreamThread {
             }
         }
         assignment::close_tasks(&mut self, &ids);
+        self.gauges.forget_all();
         if let Err(error) = self.consumer.close(CLOSE_TIMEOUT.min(deadline.left())) {
             warn!(%error, "could not leave the group; its other members take over after the session timeout");
         }
         committed
+    }
+
+    /// Where the inputs of this thread's tasks end, by task and input, as far as that is known without asking the cluster.
+    pub fn ends(&mut self) -> BTreeMap<(TaskId, usize), Offset> {
+        let StreamThread { tasks, consumer, .. } = self;
+        let inputs = tasks.values().flat_map(|task| task.inputs.iter().enumerate().map(|(at, input)| (task.id, at, input)));
+        inputs.filter_map(|(id, at, input)| Some(((id, at), gauges::end_of(input, consumer.as_mut())?))).collect()
     }
 
     /// What this thread runs.

@@ -256,6 +256,11 @@ impl TaskState {
         self.stores[store.0].cache.changes()
     }
 
+    /// Bytes of the sealed rows in memory: those that are not in the backend yet, and those kept for the next look.
+    pub fn cache_bytes(&self) -> usize {
+        self.stores.iter().map(|store| store.cache.bytes().0).sum()
+    }
+
     /// Bytes that the open transaction holds: the runtime commits early when they are too many.
     pub fn overlay_bytes(&self) -> usize {
         self.stores.iter().map(|store| store.cache.overlay_bytes()).sum()

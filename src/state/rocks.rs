@@ -13,12 +13,14 @@ use std::ops::Bound;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DBCompressionType, DBRawIteratorWithThreadMode, DBWithThreadMode,
     DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, Error, ErrorKind, FlushOptions, InfoLogger, IngestExternalFileOptions, LogLevel,
     Options, ReadOptions, SingleThreaded, SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions, properties,
+    statistics::{StatsLevel, Ticker},
 };
 use tracing::{debug, warn};
 
@@ -68,7 +70,25 @@ impl Default for RocksMemory {
 pub struct RocksShared {
     cache: Cache,
     write_buffers: WriteBufferManager,
+    /// Options of every database begin as a copy of these, and so count into the same statistics.
+    statistics: Arc<Options>,
     memory: RocksMemory,
+}
+
+/// What RocksDB counts, since the start of the process, and what it holds now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RocksFigures {
+    /// Keys asked for, found or not.
+    pub reads: u64,
+    /// Blocks found in the cache.
+    pub cache_hits: u64,
+    /// Blocks read from files.
+    pub cache_misses: u64,
+    /// How long writes waited for flushes and compactions.
+    pub stall_micros: u64,
+    /// Block cache, memtables included.
+    pub cache_bytes: usize,
+    pub memtable_bytes: usize,
 }
 
 impl RocksShared {
@@ -77,16 +97,27 @@ impl RocksShared {
         let cache = Cache::new_lru_cache(memory.block_cache + memory.write_buffers);
         // Stalls are off: with many tasks it would let a busy one wait for the flush of a quiet one.
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(memory.write_buffers, false, cache.clone());
-        RocksShared { cache, write_buffers, memory }
+        let mut statistics = Options::default();
+        statistics.enable_statistics();
+        // Counters only: they are added to per core. Timers and histograms would cost on every read.
+        statistics.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        RocksShared { cache, write_buffers, statistics: Arc::new(statistics), memory }
     }
 
-    /// Bytes in the block cache, memtables included, and bytes of memtables.
-    pub fn usage(&self) -> (usize, usize) {
-        (self.cache.get_usage(), self.write_buffers.get_usage())
+    /// What all databases of the process did and hold.
+    pub fn figures(&self) -> RocksFigures {
+        RocksFigures {
+            reads: self.statistics.get_ticker_count(Ticker::NumberKeysRead),
+            cache_hits: self.statistics.get_ticker_count(Ticker::BlockCacheHit),
+            cache_misses: self.statistics.get_ticker_count(Ticker::BlockCacheMiss),
+            stall_micros: self.statistics.get_ticker_count(Ticker::StallMicros),
+            cache_bytes: self.cache.get_usage(),
+            memtable_bytes: self.write_buffers.get_usage(),
+        }
     }
 
     fn database_options(&self, folder: &Path) -> Options {
-        let mut options = Options::default();
+        let mut options = (*self.statistics).clone();
         options.create_if_missing(true);
         options.set_atomic_flush(true);
         options.set_write_buffer_manager(&self.write_buffers);

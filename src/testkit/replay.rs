@@ -6,7 +6,7 @@
 //! line that caused it, from 1.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 
 use bytes::Bytes;
 use serde_json::Value as Tree;
@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 
 use crate::codec::json::write_value;
 use crate::config::duration;
-use crate::model::{Headers, Key, Name, Time, Timestamp, Value};
+use crate::model::{Headers, Key, Name, TableId, Time, Timestamp, Value};
 use crate::operators::Origin;
 use crate::runtime::emit::windowed_key;
 use crate::runtime::observe::Committed;
@@ -35,14 +35,59 @@ struct Line<'a> {
     time: Option<Tree>,
     headers: Option<BTreeMap<String, Option<String>>>,
     partition: Option<i32>,
-    #[serde(default)]
-    tombstone: bool,
+    tombstone: Option<bool>,
     advance: Option<String>,
-    #[serde(default)]
-    commit: bool,
-    #[serde(default)]
-    crash: bool,
+    commit: Option<bool>,
+    crash: Option<bool>,
     rebalance: Option<Rebalance>,
+}
+
+impl Line<'_> {
+    /// The keys of a record that the line has.
+    fn record_keys(&self) -> Vec<&'static str> {
+        let keys = [
+            ("source", self.source.is_some()),
+            ("key", self.key.is_some()),
+            ("value", self.value.is_some()),
+            ("time", self.time.is_some()),
+            ("headers", self.headers.is_some()),
+            ("partition", self.partition.is_some()),
+            ("tombstone", self.tombstone.is_some()),
+        ];
+        keys.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
+    }
+
+    /// The controls that the line has.
+    fn controls(&self) -> Vec<&'static str> {
+        let controls = [
+            ("advance", self.advance.is_some()),
+            ("commit", self.commit.is_some()),
+            ("crash", self.crash.is_some()),
+            ("rebalance", self.rebalance.is_some()),
+        ];
+        controls.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect()
+    }
+
+    /// A line says one thing: one record, or one control.
+    fn check(&self) -> Result<(), String> {
+        let (controls, keys) = (self.controls(), self.record_keys());
+        match (controls.as_slice(), keys.as_slice()) {
+            ([], []) => Err("needs `source`, or `advance`, `commit`, `crash`, `rebalance`".to_owned()),
+            ([], _) if self.source.is_none() => Err("a record needs `source`".to_owned()),
+            ([], _) if self.tombstone == Some(true) && self.value.flatten().is_some_and(|value| value.get() != "null") => {
+                Err("has a `value` and says `\"tombstone\":true`: leave one of them out".to_owned())
+            }
+            ([], _) if self.value.is_none() && self.tombstone != Some(true) => {
+                Err("needs `value` (null, or `\"tombstone\":true`, for a tombstone)".to_owned())
+            }
+            ([], _) => Ok(()),
+            ([first, second, ..], _) => Err(format!("`{first}` and `{second}` on one line: write a line for each")),
+            ([control], [key, ..]) => Err(format!("`{control}` and `{key}` on one line: write a line for each")),
+            (["commit"], []) if self.commit == Some(false) => Err("`commit` is true, or left out".to_owned()),
+            (["crash"], []) if self.crash == Some(false) => Err("`crash` is true, or left out".to_owned()),
+            ([_], []) => Ok(()),
+        }
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -98,16 +143,32 @@ pub fn replay(
     input: impl BufRead,
     mut output: impl Write,
 ) -> Result<(), ReplayError> {
+    let mut input = input;
     let mut replay =
         Replay { driver: Driver::new(plan, settings, Vec::new())?, lines: BTreeMap::new(), line: 0, lines_of_rows: BTreeMap::new() };
     let mut since_commit = 0;
-    for (index, text) in input.lines().enumerate() {
-        let text = text?;
-        replay.line = index + 1;
+    let mut bytes = Vec::new();
+    for number in 1.. {
+        bytes.clear();
+        if (&mut input).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        replay.line = number;
+        let bad = |problem: String| ReplayError::Line(number, problem);
+        if bytes.len() as u64 > LINE_BYTES_MAX {
+            return Err(bad(format!("has more than {} MiB", LINE_BYTES_MAX >> 20)));
+        }
+        let text = match str::from_utf8(&bytes) {
+            // Editors of some systems begin a file with a mark.
+            Ok(text) if number == 1 => text.trim_start_matches('\u{feff}'),
+            Ok(text) => text,
+            Err(error) => return Err(bad(format!("is not UTF-8 from byte {} on", error.valid_up_to() + 1))),
+        };
         if text.trim().is_empty() {
             continue;
         }
-        let line: Line<'_> = serde_json::from_str(&text).map_err(|error| ReplayError::Line(index + 1, json_problem(&error)))?;
+        let line: Line<'_> = serde_json::from_str(text).map_err(|error| bad(json_problem(&error)))?;
+        line.check().map_err(bad)?;
         if replay.act(&line)? {
             since_commit += 1;
         } else {
@@ -126,9 +187,12 @@ pub fn replay(
     Ok(())
 }
 
+/// The longest line; a record of Kafka is far shorter.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+
 fn json_problem(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    let place = format!(" at line 1 column {}", error.column());
+    let place = format!(" at line {} column {}", error.line(), error.column());
     format!("{} (column {})", text.strip_suffix(&place).unwrap_or(&text), error.column())
 }
 
@@ -138,7 +202,7 @@ struct Replay {
     lines: BTreeMap<(Name, i32, i64), usize>,
     line: usize,
     /// Which line changed a row last, for its view writes.
-    lines_of_rows: BTreeMap<(Key, Option<(Time, Time)>), usize>,
+    lines_of_rows: BTreeMap<(TableId, Key, Option<(Time, Time)>), usize>,
 }
 
 impl Replay {
@@ -149,9 +213,9 @@ impl Replay {
         if let Some(text) = &line.advance {
             let ms = duration::parse(text).map_err(|problem| bad(format!("`advance`: {problem}")))?;
             self.driver.advance(ms)?;
-        } else if line.commit {
+        } else if line.commit == Some(true) {
             self.driver.commit()?;
-        } else if line.crash {
+        } else if line.crash == Some(true) {
             self.driver.crash()?;
         } else if let Some(rebalance) = &line.rebalance {
             if !(1..=64).contains(&rebalance.workers) {
@@ -159,12 +223,8 @@ impl Replay {
             }
             self.driver.rebalance(rebalance.workers)?;
         } else {
-            let source =
-                line.source.as_deref().ok_or_else(|| bad("needs `source`, or `advance`, `commit`, `crash`, `rebalance`".into()))?;
-            if line.value.is_none() && !line.tombstone {
-                return Err(bad("needs `value` (null, or `\"tombstone\":true`, for a tombstone)".into()));
-            }
-            let value = if line.tombstone { None } else { line.value.flatten().map(RawValue::get).filter(|text| *text != "null") };
+            let source = line.source.as_deref().unwrap_or_default();
+            let value = line.value.flatten().map(RawValue::get).filter(|text| *text != "null");
             let time = line.time.as_ref().map(read_time).transpose().map_err(bad)?;
             let headers = line.headers.iter().flatten();
             let headers = headers
@@ -197,7 +257,9 @@ impl Replay {
             self.write_committed(&committed, &mut lines);
         }
         for effect in self.driver.redis.take_effects() {
-            let line = self.lines_of_rows.get(&effect.row).copied().unwrap_or(self.line);
+            let table = self.driver.plan().topology.views.iter().find(|view| view.name == effect.view).map(|view| view.table);
+            let row = table.map(|table| (table, effect.row.0.clone(), effect.row.1));
+            let line = row.and_then(|row| self.lines_of_rows.get(&row)).copied().unwrap_or(self.line);
             let mut object = Writer::new(line, "view", &effect.view);
             object.text("op", effect.effect.op);
             object.text("key", &String::from_utf8_lossy(&effect.effect.key));
@@ -241,7 +303,7 @@ impl Replay {
         for table in &committed.tables {
             for change in &table.changes {
                 let line = self.line_of(change.origin, partition);
-                self.lines_of_rows.insert((change.record_key.clone(), change.window), line);
+                self.lines_of_rows.insert((table.table, change.record_key.clone(), change.window), line);
                 let mut object = Writer::new(line, "table", &topology.tables[table.table.0].name);
                 object.key(&change.key, change.window);
                 object.value("value", change.new.as_ref().unwrap_or(&Value::Null));

@@ -18,6 +18,8 @@ pub struct MemoryPlace {
     published: Vec<(Vec<u8>, Vec<u8>)>,
     /// Last millisecond and sequence number of a stream entry.
     last_entry: (i64, u64),
+    /// No key expires before it; `None`: none does. So that a script need not look at all keys.
+    first_expiry: Option<Time>,
 }
 
 #[derive(Clone)]
@@ -189,7 +191,10 @@ impl MemoryPlace {
 
     /// Runs the script of `fence`. `effects`: where to note what each row did.
     pub fn run(&mut self, piece: &Piece, now: Time, mut effects: Option<&mut Vec<Vec<Effect>>>) -> Reply {
-        self.keys.retain(|_, entry| entry.expires.is_none_or(|at| at > now));
+        if self.first_expiry.is_some_and(|at| at <= now) {
+            self.keys.retain(|_, entry| entry.expires.is_none_or(|at| at > now));
+            self.first_expiry = self.keys.values().filter_map(|entry| entry.expires).min();
+        }
         if self.hash(piece.watermark.as_bytes(), now).is_none() {
             self.keys.remove(piece.watermark.as_bytes()); // a watermark that is no hash is none
         }
@@ -208,6 +213,10 @@ impl MemoryPlace {
         let replaced = run.replaced;
         self.set_watermark(piece);
         Reply::Applied { replaced }
+    }
+
+    fn note_expiry(&mut self, at: Option<Time>) {
+        self.first_expiry = [self.first_expiry, at].into_iter().flatten().min();
     }
 
     fn set_watermark(&mut self, piece: &Piece) {
@@ -292,6 +301,7 @@ impl Run<'_> {
             }
             Verb::Set => {
                 let expires = rest.get(2).map(|ms| self.now.plus_ms(int(ms)));
+                self.place.note_expiry(expires);
                 self.place.keys.insert(key.to_vec(), Entry { held: Held::String(rest[0].to_vec()), expires });
                 Some("set")
             }
@@ -333,6 +343,8 @@ impl Run<'_> {
     fn set_expiry(&mut self, key: &[u8], ms: Option<i64>) {
         if let Some(entry) = self.place.keys.get_mut(key) {
             entry.expires = ms.map(|ms| self.now.plus_ms(ms));
+            let expires = entry.expires;
+            self.place.note_expiry(expires);
         }
     }
 
@@ -341,6 +353,7 @@ impl Run<'_> {
         let entry = self.place.keys.get_mut(key)?;
         let at = self.now.plus_ms(ms);
         entry.expires = Some(entry.expires.map_or(at, |already| already.min(at)));
+        self.place.note_expiry(Some(at));
         Some("expire")
     }
 

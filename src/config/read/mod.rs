@@ -157,7 +157,15 @@ impl Reader<'_> {
 
     pub fn wrong_shape(&mut self, node: &Node, expected: &str) {
         if !node.is_broken() {
-            self.diagnostics.push(codes::WRONG_SHAPE, node.at, format!("{expected}, not {}", node.describe()));
+            let help = match (&node.value, expected.ends_with(" is a map"), expected.ends_with(" is a list")) {
+                (Yaml::Sequence(_), true, _) => Some("write its entries as `name: …`, without `-`"),
+                (Yaml::Mapping(_), _, true) => Some("begin each of its entries with `- `"),
+                (Yaml::Scalar(_), true, _) => Some("write `{ name: … }`, or `name: …` below it, indented"),
+                (Yaml::Scalar(_), _, true) => Some("write `[…]`, or its entries below it, each after `- `"),
+                _ => None,
+            };
+            let message = format!("{expected}, not {}", node.describe());
+            self.diagnostics.push(codes::WRONG_SHAPE, node.at, message).help_if(help.map(str::to_owned));
         }
     }
 

@@ -18,7 +18,7 @@ use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
 use crate::log::kafka::context::{ConsumerSide, Troubles};
 use crate::log::kafka::error::{by_code, by_reason, kind_of, of};
-use crate::log::kafka::ffi::{ConsumerClient, DataQueue, End, GroupMetadata, InputTopic, KafkaMessage, list_offset, position};
+use crate::log::kafka::ffi::{ConsumerClient, DataQueue, End, GroupMetadata, InputTopic, KafkaMessage, end_seen, list_offset, position};
 use crate::log::{Consumer, Event, GroupMetadata as AnyGroupMetadata, Input, LogError, LogErrorKind, Message};
 use crate::model::{Name, Offset};
 
@@ -525,6 +525,11 @@ impl Consumer for KafkaConsumer {
             offset.map(Offset).map_err(|code| by_code(format!("fetch offsets of `{topic}` partition {partition}"), code))
         };
         Ok((end_of(End::First)?, end_of(End::Last)?))
+    }
+
+    fn end_seen(&mut self, slot: u32) -> Option<Offset> {
+        let (topic, partition) = self.slot(slot, "end of").ok()?;
+        end_seen(self.client.as_ref()?, &self.topics[topic].name, partition).map(Offset)
     }
 
     fn group(&mut self) -> Option<AnyGroupMetadata> {

@@ -234,6 +234,16 @@ pub(super) fn position(client: &ConsumerClient, topic: &str, partition: i32) -> 
     (offset >= 0).then_some(offset)
 }
 
+/// The high watermark that the last fetch of a partition brought; `None` before the first. Asks no broker.
+pub(super) fn end_seen(client: &ConsumerClient, topic: &str, partition: i32) -> Option<i64> {
+    let topic = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the client is valid, the name ends in NUL, and both places are written during the call only.
+    let code =
+        unsafe { native::rd_kafka_get_watermark_offsets(client.client().native_ptr(), topic.as_ptr(), partition, &mut low, &mut high) };
+    (code == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0).then_some(high)
+}
+
 /// Membership in a group, as a transaction carries it (KIP-447): a copy, not tied to the client.
 pub struct GroupMetadata(NonNull<native::rd_kafka_consumer_group_metadata_t>);
 

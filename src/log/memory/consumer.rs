@@ -331,6 +331,13 @@ impl Consumer for MemoryConsumer {
         after.map(|()| (Offset(log.start()), Offset(log.next())))
     }
 
+    fn end_seen(&mut self, slot: u32) -> Option<Offset> {
+        let input = self.inputs.iter().find(|input| input.slot == slot)?;
+        let mut state = self.shared.lock();
+        let log = state.partition(&input.name, input.partition, "see the end").ok()?;
+        Some(Offset(log.next()))
+    }
+
     fn group(&mut self) -> Option<AnyGroupMetadata> {
         let member = self.group.as_mut()?;
         let number = member.number?;
