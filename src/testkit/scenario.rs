@@ -380,7 +380,8 @@ fn same_list(actual: &Tree, expected: &Tree) -> bool {
 fn output_json(record: &CommittedOutput, with_headers: bool) -> Tree {
     let mut shown = serde_json::json!({ "key": to_json(&record.key), "value": record.value.as_ref().map_or(Tree::Null, to_json) });
     if with_headers {
-        let text = |bytes: &Option<Bytes>| bytes.as_deref().map_or(Tree::Null, |bytes| Tree::String(String::from_utf8_lossy(bytes).into_owned()));
+        let text =
+            |bytes: &Option<Bytes>| bytes.as_deref().map_or(Tree::Null, |bytes| Tree::String(String::from_utf8_lossy(bytes).into_owned()));
         shown["headers"] = record.headers.iter().map(|(name, bytes)| (name.to_string(), text(bytes))).collect();
     }
     shown
@@ -401,7 +402,8 @@ fn wanted_json(record: &crate::config::spec::ExpectedRecord) -> Tree {
         }
     }
     if !record.headers.is_empty() {
-        wanted.insert("headers".into(), record.headers.iter().map(|(name, value)| (name.to_string(), Tree::String(value.clone()))).collect());
+        wanted
+            .insert("headers".into(), record.headers.iter().map(|(name, value)| (name.to_string(), Tree::String(value.clone()))).collect());
     }
     Tree::Object(wanted)
 }

@@ -6,6 +6,7 @@ use crate::codec::json::to_json;
 use crate::expression::{Scope, compile};
 use crate::log::memory::StoredRecord;
 use crate::model::Headers;
+use crate::operators::REASONS;
 use bytes::Bytes;
 use serde_json::json;
 use smol_str::SmolStr;
