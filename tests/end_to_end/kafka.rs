@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::events::Event;
+use crate::servers::wait_for;
 
 pub const CALL: Duration = Duration::from_secs(20);
 
@@ -52,15 +53,24 @@ impl Kafka {
 
     /// Topics whose records stay, whatever their age.
     pub fn create(&self, topics: &[&str], partitions: i32) {
-        let new = |topic: &&'_ str| NewTopic {
-            name: topic,
-            num_partitions: partitions,
-            replication: TopicReplication::Fixed(-1),
-            config: vec![("retention.ms", "-1")],
-        };
-        let new: Vec<NewTopic<'_>> = topics.iter().map(new).collect();
+        let mut new = Vec::new();
+        for name in topics {
+            let stays = vec![("retention.ms", "-1")];
+            new.push(NewTopic { name, num_partitions: partitions, replication: TopicReplication::Fixed(-1), config: stays });
+        }
         let made = wait(self.admin().create_topics(&new, &AdminOptions::new().operation_timeout(Some(CALL))));
         made.unwrap().into_iter().for_each(|made| _ = made.unwrap());
+        // Created is not known yet: a worker that is started now may be told that there is no such topic.
+        wait_for("new topics to be known", CALL, || {
+            let known = self.everything.fetch_metadata(None, CALL).unwrap();
+            let is_known = |name: &&str| {
+                let found = known.topics().iter().find(|topic| topic.name() == *name);
+                found.is_some_and(|topic| {
+                    topic.partitions().len() == partitions as usize && topic.partitions().iter().all(|one| one.leader() >= 0)
+                })
+            };
+            topics.iter().all(is_known).then_some(())
+        });
     }
 
     /// Removes all topics of a run.
