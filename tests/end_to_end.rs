@@ -30,7 +30,7 @@ mod verdict;
 #[path = "end_to_end/workers.rs"]
 mod workers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use millstream::model::{Clock, SystemClock};
@@ -52,9 +52,11 @@ const KILLS_INSIDE: usize = 4;
 /// Of them such that the others must take over before the worker comes back.
 const KILLS_FOR_GOOD: usize = 2;
 /// Kills inside a transaction that Kafka must confirm: it may have ended in the moment before the signal.
-const PROVEN_MIN: usize = 2;
+const PROVEN_MIN: usize = 4;
 /// Until a state that the engine is free to take its time for: a session and a transaction time out (6 s each), a few restores.
 const LONG: Duration = Duration::from_secs(60);
+/// A request that was on its way is answered by then, or nearly always: what came of it is seen in the end, see [`proven`].
+const IN_FLIGHT: Duration = Duration::from_millis(150);
 /// Within which Redis shows everything.
 const VIEWS: Duration = Duration::from_secs(20);
 /// Looks of a reader without which a run says nothing about what readers see.
@@ -176,29 +178,42 @@ impl World {
         said
     }
 
-    /// Stops a worker in the middle of a transaction: stops one after the other for a moment, until Kafka says that there is one open
-    /// in its partitions. Whether the worker had not already sent its end is seen later, see [`World::proven`].
+    /// Stops a worker in the middle of a transaction: as soon as a reader that does not wait for commits sees a record of its changelog.
+    /// What the worker had sent by then may still end the transaction; it is inside if Kafka goes on to have one open.
     fn freeze_inside(&mut self) -> (usize, String) {
         let topic = format!("{}-product-changelog", self.shop.app);
-        let first = self.random.below(self.workers.len() as u64) as usize;
         let mut tries = 0;
-        wait_for("a worker inside an open transaction", LONG, || {
+        wait_for("a worker to be caught inside a transaction", LONG, || {
             tries += 1;
-            let at = (first + tries) % self.workers.len();
-            let partitions = self.workers[at].running();
-            if partitions.is_empty() {
-                return None;
+            let mut owners = BTreeMap::new();
+            for at in 0..self.workers.len() {
+                owners.extend(self.workers[at].running().into_iter().map(|partition| (partition, at)));
             }
+            let follower = self.shop.kafka.follow(&topic, PARTITIONS, See::Everything);
+            let partition = follower.next()?.partition;
+            let at = *owners.get(&partition)?;
             self.workers[at].freeze();
-            let kafka = &self.shop.kafka;
-            let open = partitions.iter().find_map(|&partition| Some((partition, kafka.open_transaction(&topic, partition)?)));
-            let Some((partition, (from, to))) = open else {
+            let Some((from, to)) = self.stays_open(&topic, partition) else {
                 self.workers[at].thaw();
                 return None;
             };
             self.open.push(Open { partition, from, to });
-            Some((at, format!("{}, transaction from offset {from} of partition {partition}, after {tries} looks", self.workers[at].id)))
+            let id = &self.workers[at].id;
+            Some((at, format!("{id}, in the transaction from offset {from} of partition {partition}, at try {tries}")))
         })
+    }
+
+    /// The offsets of a transaction that is open in a partition for as long as what a stopped worker had sent can take to arrive.
+    fn stays_open(&self, topic: &str, partition: i32) -> Option<(i64, i64)> {
+        let end = Instant::now() + IN_FLIGHT;
+        let first = self.shop.kafka.open_transaction(topic, partition)?;
+        while Instant::now() < end {
+            let (from, _) = self.shop.kafka.open_transaction(topic, partition)?;
+            if from != first.0 {
+                return None;
+            }
+        }
+        Some(first)
     }
 
     /// Until all partitions are worked on by others than one that is gone.
@@ -334,7 +349,7 @@ fn a_killed_worker_is_back_with_its_state_in_seconds() {
     let mut took = Vec::new();
     for _ in 0..3 {
         shop.wait_until_committed(LONG);
-        let follower = shop.kafka.follow(&shop.card, PARTITIONS);
+        let follower = shop.kafka.follow(&shop.card, PARTITIONS, See::Committed);
         worker.kill();
         let event = events.newest();
         shop.send(&sender, &event);

@@ -133,12 +133,12 @@ impl Kafka {
         found
     }
 
-    /// A reader of what is committed in a topic from now on.
-    pub fn follow(&self, topic: &str, partitions: i32) -> Follower {
-        let reader = consumer(&self.brokers, See::Committed);
+    /// A reader of what comes in a topic from now on.
+    pub fn follow(&self, topic: &str, partitions: i32, see: See) -> Follower {
+        let reader = consumer(&self.brokers, see);
         let mut wanted = TopicPartitionList::new();
         for partition in 0..partitions {
-            wanted.add_partition_offset(topic, partition, Offset::Offset(self.end(topic, partition, See::Committed))).unwrap();
+            wanted.add_partition_offset(topic, partition, Offset::Offset(self.end(topic, partition, see))).unwrap();
         }
         reader.assign(&wanted).unwrap();
         Follower { reader }
@@ -162,12 +162,16 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// What is there, waiting a moment for it.
+    /// The next record, waiting a second for it.
     pub fn next(&self) -> Option<Found> {
-        match self.reader.poll(Duration::from_millis(20))? {
-            Ok(message) => Some(found_in(&message)),
-            Err(KafkaError::PartitionEOF(_)) => None,
-            Err(error) => panic!("following a topic: {error}"),
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            match self.reader.poll(until.saturating_duration_since(Instant::now())) {
+                Some(Ok(message)) => return Some(found_in(&message)),
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(error)) => panic!("following a topic: {error}"),
+                None => return None,
+            }
         }
     }
 }
