@@ -60,7 +60,7 @@ impl Verdict {
                 continue;
             };
             if row != *expected {
-                let ticks = |row: &Row| row.get("ticks").and_then(Json::as_i64).unwrap_or(0);
+                let ticks = |row: &Row| row.get("ticks").or(row.get("n")).and_then(Json::as_i64).unwrap_or(0);
                 let kind = match ticks(&row).cmp(&ticks(expected)) {
                     std::cmp::Ordering::Less => Kind::Lost,
                     std::cmp::Ordering::Greater => Kind::Doubled,
