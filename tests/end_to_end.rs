@@ -9,6 +9,7 @@
 //! Needs `KAFKA_BROKERS` and `REDIS_URL`. `END_TO_END_SEED=7` gives the events and blows of that seed; when each blow falls into the
 //! work of a worker is not in our hand, so a seed that failed once may have to be run some times.
 
+#![allow(clippy::print_stdout, reason = "what the run did is for whoever reads its output")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
 mod servers;

@@ -104,7 +104,9 @@ impl Kafka {
             .create()
             .unwrap();
         let mut asked = TopicPartitionList::new();
-        topics.iter().for_each(|topic| _ = asked.add_partition_range(topic, 0, partitions - 1));
+        for topic in topics {
+            asked.add_partition_range(topic, 0, partitions - 1);
+        }
         let known = client.committed_offsets(asked, CALL).unwrap();
         let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
         known.elements().iter().map(|found| ((found.topic().to_owned(), found.partition()), offset(found.offset()))).collect()
