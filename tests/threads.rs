@@ -57,7 +57,7 @@ fn no_record_is_taken_while_an_edge_holds_the_input() {
 
     holder.0.store(true, Ordering::Relaxed);
     send(&mut driver, "2");
-    assert!(driver.process().is_err(), "the thread knows that something waits");
+    driver.process().unwrap();
     assert_eq!(records(&driver), 1);
 
     holder.0.store(false, Ordering::Relaxed);

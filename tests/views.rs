@@ -568,12 +568,15 @@ fn a_row_that_cannot_be_shown_is_absent(mut world: World) {
     let version = |version| Change::Product("p1".to_owned(), Some(Product { category: None, ..Product::new("p1", version) }));
     world.commit(&*views, 0, &[version(1)]);
     world.wait_for_key("half:p1", |held| held.is_some());
+    // What a view reads while it is being opened counts as well; from then on each commit counts once.
+    let unnamed = |world: &World| world.count(&VIEW_UNSHOWABLE_ROWS, &["by_category", "null_key"]);
+    let before = wait_for("the first count", SOON, || Some(unnamed(&world)).filter(|count| *count > 0));
     world.commit(&*views, 0, &[version(2)]); // divides by zero
     world.wait_for_key("half:p1", |held| held.is_none());
     world.commit(&*views, 0, &[version(3)]);
     world.wait_for_key("half:p1", |held| held.is_some());
     assert_eq!(world.count(&VIEW_UNSHOWABLE_ROWS, &["half", "expression"]), 1);
-    wait_for("the count", SOON, || (world.count(&VIEW_UNSHOWABLE_ROWS, &["by_category", "null_key"]) == 3).then_some(()));
+    wait_for("the count", SOON, || (unnamed(&world) == before + 2).then_some(()));
     assert_eq!(world.shown().len(), 1);
 }
 

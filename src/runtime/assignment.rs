@@ -96,12 +96,9 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
         Err(error) => return Err(Fault::of_state(id, &error)),
     };
     let restore = Restore::begin(&app, id, &mut state)?;
-    let has_state = restore.total > 0
-        || subtopology
-            .stores
-            .iter()
-            .enumerate()
-            .any(|(at, _)| state.offsets().changelog(StoreId(at)).is_some_and(|offset| offset > Offset(0)));
+    let stored = |at: usize| state.offsets().changelog(StoreId(at));
+    let has_folder = (0..subtopology.stores.len()).any(|at| stored(at).is_some_and(|offset| offset > Offset(0)));
+    let has_state = has_folder || restore.total > 0;
     let stored: Vec<Option<Offset>> = wanted.iter().map(|(topic, _)| state.offsets().input(topic)).collect();
     let lost = lost_offsets(&committed, &stored, has_state);
     let mut starts = Vec::new();
@@ -118,7 +115,10 @@ fn open_task(thread: &mut StreamThread, id: TaskId) -> Result<Option<Task>, Faul
                     _ if !lost.contains(&at) => InputStart::Uncommitted(first),
                     Some(stored) => InputStart::Stored(stored),
                     None if !are_missing_for_good(thread, id) => return Ok(None),
-                    None => return Err(lost_offset(&app, id, topic, *partition)),
+                    None if has_folder => return Err(lost_offset(&app, id, topic, *partition)),
+                    // What makes the changelog longer than nothing may be a first transaction that was aborted. So the start is
+                    // taken, and stands if no row comes out of it.
+                    None => InputStart::Stored(first),
                 }
             }
         });
