@@ -20,10 +20,9 @@ use crate::topology::plan::StoreKind;
 
 /// How long one question for committed offsets may take; it is asked again in the next turn.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often, and after which pause, "no committed offset" is asked again for a task that has had one: 3 s in all (KAFKA-20416: a
+/// How often "no committed offset" is asked again for a task that has had one: 3 s in all with the default pause (KAFKA-20416: a
 /// coordinator that resigns may answer so for a moment).
 const MISSING_OFFSETS_TRIES_MAX: u32 = 10;
-const MISSING_PAUSE: Duration = Duration::from_millis(300);
 
 /// Attempts to open a folder that another holds: 10 s, longer than a thread of the same worker needs to let go of it.
 const BUSY_TRIES_MAX: u32 = 1000;
@@ -142,11 +141,12 @@ fn lost_offsets(committed: &[Option<Offset>], stored: &[Option<Offset>], has_sta
 
 /// Counts the answers "no committed offset" of a task that has had some: only after many they are believed. Waits before the next.
 fn are_missing_for_good(thread: &mut StreamThread, id: TaskId) -> bool {
+    let pause = thread.app.settings.missing_offsets_pause;
     let Some(opening) = thread.opening.get_mut(&id) else { return false };
     opening.missing += 1;
     let are_believed = opening.missing >= MISSING_OFFSETS_TRIES_MAX;
     if !are_believed {
-        std::thread::park_timeout(MISSING_PAUSE);
+        std::thread::park_timeout(pause);
     }
     are_believed
 }

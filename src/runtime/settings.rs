@@ -22,6 +22,8 @@ pub struct Settings {
     pub replication: i16,
     /// Static membership: `group.instance.id` = worker and thread.
     pub static_membership: bool,
+    /// Pause before the group is asked again for offsets that it should have.
+    pub missing_offsets_pause: Duration,
     /// Records taken from the consumer in one turn of the loop.
     pub poll_records_max: usize,
     /// Bytes that one transaction may change before it is committed early.
@@ -39,6 +41,7 @@ impl Settings {
             transaction_timeout: Duration::from_secs(10),
             replication: 1,
             static_membership: true,
+            missing_offsets_pause: Duration::from_millis(300),
             poll_records_max: 4096,
             overlay_bytes_max: 64 << 20,
         }

@@ -287,6 +287,8 @@ impl Driver {
         // The driver says when to commit.
         settings.commit_interval = Duration::from_secs(u32::MAX.into());
         settings.overlay_bytes_max = usize::MAX;
+        // Nothing changes while a driver waits.
+        settings.missing_offsets_pause = Duration::ZERO;
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let storage: Arc<dyn StateStorage> = worker.storage.clone();
         let parts = Parts {
