@@ -236,6 +236,24 @@ fn sigterm_ends_a_worker_that_never_found_a_broker() {
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
+/// The session of a worker may end while a rebalance is on its way to it: the client then once waited for ever.
+#[test]
+fn sigterm_ends_a_worker_that_has_just_joined_or_restores() {
+    let Some(mut world) = world("restoring") else { return };
+    let (worker, rows) = with_products(&mut world, 400, &["worker.threads=2"]);
+    assert_eq!(worker.terminate().0, Some(0));
+    for _ in 0..5 {
+        fs::remove_dir_all(world.state()).unwrap();
+        let worker = world.start("w", &["worker.threads=2"]);
+        worker.wait_for_line(&["restoring from the changelog"]);
+        let (code, took) = worker.terminate();
+        assert_eq!(code, Some(0));
+        assert!(took < SHUTDOWN / 2, "{took:?}");
+    }
+    let worker = world.start("w", &["worker.threads=2"]);
+    assert_eq!(worker.first_products(), rows);
+}
+
 #[test]
 fn sigterm_ends_a_worker_whose_redis_hangs() {
     let Some(mut world) = world("hanging") else { return };
@@ -386,7 +404,10 @@ impl SmallDisk {
         _ = fs::write(self.0.join("filler"), vec![0; 16 << 20]);
     }
 
+    /// More than there was: what was sent since may not fit into the old size.
     fn make_room(&self) {
+        let grown = Command::new("mount").args(["-o", "remount,size=256m"]).arg(&self.0).status();
+        assert!(grown.unwrap().success());
         fs::remove_file(self.0.join("filler")).unwrap();
     }
 }

@@ -40,11 +40,14 @@ const MEMTABLE_BYTES_MAX: usize = 16 << 20;
 const META_MEMTABLE_BYTES: usize = 256 << 10;
 /// A file made by `ingest`; large enough that few are made, small enough that a compaction of one is short.
 const SST_BYTES_MAX: u64 = 64 << 20;
-/// How long a write may wait for flushes and compactions; half of the time in which a worker is asked to end.
-const STALL_MAX: Duration = Duration::from_secs(5);
+/// Memtables of a column family: one that is written to, the others wait for their flush. More, and RocksDB stops writes.
+const MEMTABLES_MAX: i32 = 4;
+/// How long a write may wait for flushes and compactions before the disk counts as broken.
+const STALL_MAX: Duration = Duration::from_secs(20);
+/// How long a write that was not let in waits at first; doubled each time.
+const STALL_LOOK: Duration = Duration::from_millis(1);
 /// A volume with less is called full: a memtable does not fit.
 const FREE_BYTES_MIN: u64 = MEMTABLE_BYTES_MAX as u64;
-const STALL_LOOK: Duration = Duration::from_millis(1);
 /// The column family that RocksDB always has and never drops. We keep nothing in it.
 const UNUSED: &str = DEFAULT_COLUMN_FAMILY_NAME;
 
@@ -148,6 +151,8 @@ impl RocksShared {
         blocks.set_block_cache(&self.cache);
         if name == meta::COLUMN || name == UNUSED {
             options.set_write_buffer_size(META_MEMTABLE_BYTES);
+            // All are flushed together: with the default of two this one would stop the writes of all.
+            options.set_max_write_buffer_number(MEMTABLES_MAX);
             options.set_compression_type(DBCompressionType::None);
             options.set_block_based_table_factory(&blocks);
             return options;
@@ -161,7 +166,7 @@ impl RocksShared {
         options.set_block_based_table_factory(&blocks);
         let memtable = (self.memory.write_buffers / 4).clamp(1 << 20, MEMTABLE_BYTES_MAX);
         options.set_write_buffer_size(memtable);
-        options.set_max_write_buffer_number(4);
+        options.set_max_write_buffer_number(MEMTABLES_MAX);
         // Quiet tasks must not hold a megabyte per store.
         options.set_arena_block_size(128 << 10);
         options.set_memtable_whole_key_filtering(true);
@@ -273,24 +278,44 @@ impl RocksBackend {
         Ok(())
     }
 
-    /// Waits while RocksDB takes no writes because flushes do not get through. A write would wait by itself, but without end: where
-    /// flushes fail, until somebody makes room, with the whole stream thread. So a flush that has failed in the background is found here,
-    /// before memtables pile up.
-    fn wait_until_writable(&mut self) -> Result<(), StateError> {
+    /// Writes a batch, without waiting for ever: a write that RocksDB stalls waits inside until flushes get through, and on a full disk
+    /// they do not before somebody makes room. The stream thread would wait with it, with all its tasks.
+    fn write_batch(&mut self, batch: WriteBatch) -> Result<(), StateError> {
+        // A flush that has failed since is found here, before memtables pile up.
         self.check_background()?;
-        let begun = Instant::now();
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        if !self.may_stall()? {
+            return self.database.write_opt(batch, &options).map_err(|error| self.error("write rows", error));
+        }
+        options.set_no_slowdown(true);
+        let (begun, mut pause) = (Instant::now(), STALL_LOOK);
         loop {
-            let stopped = self.database.property_int_value(properties::IS_WRITE_STOPPED);
-            if stopped.map_err(|error| self.error("read a property", error))? != Some(1) {
-                return Ok(());
+            // The wrapper takes the batch away, and one that was not let in is needed again.
+            match self.database.write_opt(WriteBatch::from_data(batch.data()), &options) {
+                Err(error) if error.kind() == ErrorKind::Incomplete => self.check_background()?,
+                result => return result.map_err(|error| self.error("write rows", error)),
             }
-            self.check_background()?;
             if begun.elapsed() > STALL_MAX {
                 let cause = format!("RocksDB has taken no write for {STALL_MAX:?}, because its flushes or compactions do not get through");
                 return Err(StateError::Io { what: format!("write rows in {}", self.path.display()), cause });
             }
-            std::thread::park_timeout(STALL_LOOK);
+            std::thread::park_timeout(pause);
+            // Who asks too early is put off for longer.
+            pause *= 2;
         }
+    }
+
+    /// Whether the next write may have to wait: it can turn a memtable into one more that waits for its flush, in two ways at once.
+    fn may_stall(&self) -> Result<bool, StateError> {
+        let read = |value: Result<Option<u64>, Error>| value.map_err(|error| self.error("read a property", error));
+        for family in self.columns.iter().flatten().filter_map(|name| self.database.cf_handle(name)) {
+            let waiting = read(self.database.property_int_value_cf(family, properties::NUM_IMMUTABLE_MEM_TABLE))?;
+            if waiting.unwrap_or(0) + 2 >= MEMTABLES_MAX as u64 {
+                return Ok(true);
+            }
+        }
+        Ok(read(self.database.property_int_value(properties::IS_WRITE_STOPPED))? == Some(1))
     }
 
     fn flush_all(&self, options: &FlushOptions) -> Result<(), StateError> {
@@ -409,10 +434,7 @@ impl Backend for RocksBackend {
                 None => batch.delete_cf(family, row.key),
             }
         }
-        self.wait_until_writable()?;
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.database.write_opt(batch, &options).map_err(|error| self.error("write rows", error))
+        self.write_batch(batch)
     }
 
     fn ingest<'a>(&mut self, column: ColumnId, rows: &mut dyn Iterator<Item = RowWrite<'a>>) -> Result<(), StateError> {

@@ -86,8 +86,9 @@ impl World {
         log.admin().expect("an admin").create(&names.each_ref().map(topic), CALL).expect("topics are made");
         let settings = ProducerSettings { transactional_id: None, transaction_timeout: CALL, linger: Duration::ZERO };
         let mut producer = log.producer(&settings).expect("a producer");
-        let products = producer.topic(&names[0]).expect("its topic").0;
-        let prices = producer.topic(&names[1]).expect("its topic").0;
+        // A broker that answers may not have heard yet what its controller made.
+        let mut handle = |name: &Name| wait_for(&format!("topic {name}"), SOON, || producer.topic(name).ok()).0;
+        let (products, prices) = (handle(&names[0]), handle(&names[1]));
         self.producer = Some((producer, products, prices));
         self
     }
