@@ -1,4 +1,5 @@
-//! A crowd of windows that close at once: timers fire in portions, commits come between, and each window leaves once.
+//! Windows that close while more is going on: a crowd of them at once, with commits between the portions in which timers fire; a
+//! late record in the batch that closes its window. Each window leaves once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -25,6 +26,13 @@ outputs:
   out: { from: minute, topic: minutes }
 ";
 
+fn driver(topology: &str) -> Driver {
+    let (loaded, diagnostics) = topology::load(topology, "windows.yaml");
+    let loaded = loaded.unwrap_or_else(|| panic!("{diagnostics:?}"));
+    let settings = DriverSettings { partitions: 1, ..DriverSettings::default() };
+    Driver::new(topology::plan(loaded.topology), settings, Vec::new()).unwrap()
+}
+
 fn send(driver: &mut Driver, key: &str, at: &str) {
     let topic = driver.plan().topology.sources[0].topic.clone();
     let value = format!(r#"{{"id":"{key}","at":"{at}"}}"#);
@@ -42,10 +50,7 @@ fn take(driver: &Driver, left: &mut BTreeMap<String, usize>) -> usize {
 
 #[test]
 fn each_leaves_once_though_commits_come_between() {
-    let (loaded, diagnostics) = topology::load(TOPOLOGY, "crowd.yaml");
-    let loaded = loaded.unwrap_or_else(|| panic!("{diagnostics:?}"));
-    let settings = DriverSettings { partitions: 1, ..DriverSettings::default() };
-    let mut driver = Driver::new(topology::plan(loaded.topology), settings, Vec::new()).unwrap();
+    let mut driver = driver(TOPOLOGY);
     let crowd = TIMERS_PER_TICK_MAX * 2 + 10;
     for key in 0..crowd {
         send(&mut driver, &format!("k{key}"), "2026-01-01T00:00:10Z");
@@ -73,4 +78,17 @@ fn each_leaves_once_though_commits_come_between() {
     driver.crash().unwrap();
     driver.settle().unwrap();
     assert_eq!(take(&driver, &mut left), 0, "some left again after a crash");
+}
+
+/// The record that closes a window, and one that amends it, are processed before any timer fires.
+#[test]
+fn one_that_is_amended_before_it_has_left_leaves_once() {
+    let mut driver = driver(&TOPOLOGY.replace("emit: closed", "emit: closed\n    on_late: amend").replace("keep: 1m", "keep: 1h"));
+    for at in ["2026-01-01T00:00:10Z", "2026-01-01T00:01:00Z", "2026-01-01T00:00:20Z"] {
+        send(&mut driver, "k", at);
+    }
+    driver.settle().unwrap();
+    let outputs: Vec<_> = driver.tap.take().into_iter().flat_map(|committed| committed.outputs).collect();
+    let texts: Vec<_> = outputs.iter().map(|output| String::from_utf8(output.bytes.clone().unwrap().to_vec()).unwrap()).collect();
+    assert_eq!(texts, [r#"{"n":2}"#]);
 }
