@@ -90,11 +90,10 @@ impl OutputWriter {
             }
         };
         let is_shown = wants(change.new.as_ref(), &now).map_err(WriteError::Row)?;
-        let was_shown = wants(change.old.as_ref(), &before).map_err(WriteError::Row)?;
         let value = if is_shown {
             // A value of null is a tombstone, as everywhere in Kafka.
             Some(self.value_of(new, &now).map_err(WriteError::Row)?).filter(|value| !value.is_null())
-        } else if was_shown && self.spec.on_delete == OnOutputDelete::Tombstone {
+        } else if self.spec.on_delete == OnOutputDelete::Tombstone && wants(change.old.as_ref(), &before).map_err(WriteError::Row)? {
             None
         } else {
             return Ok(());
