@@ -493,13 +493,12 @@ impl Table {
         if is_gone || (is_closed && window.on_late != OnLate::Amend) {
             self.counters.late[input].inc();
             if window.on_late != OnLate::Count {
-                let detail = format!(
-                    "window {start}..{end} of `{}` is closed: stream time is {}",
-                    self.spec().name,
-                    self.progress.stream_time.0,
-                    start = start.0,
-                    end = end.0
-                );
+                let why = if is_gone || end.plus_ms(window.grace_ms) <= self.progress.stream_time {
+                    format!("stream time is {}", self.progress.stream_time.0)
+                } else {
+                    "no record had come for `idle_close`".to_owned()
+                };
+                let detail = format!("window {}..{} of `{}` is closed: {why}", start.0, end.0, self.spec().name);
                 context.effects.dead_letters.push(dead_letter(record, message, "late", detail));
             }
             return Ok(false);
