@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
+use std::process::Command;
+
 use millstream::cli::{COMMANDS, program};
 use trycmd::TestCases;
 
@@ -22,4 +24,31 @@ fn every_command_has_two_examples_that_are_command_lines() {
         assert_ne!(command.examples[0], command.examples[1], "{}", command.name);
         assert!(!command.summary.is_empty() && !command.about.is_empty(), "{}", command.name);
     }
+}
+
+/// Without Redis, the page at the end is read over HTTP from the tables themselves.
+#[test]
+fn the_demo_ends_by_itself_and_leaves_nothing_behind() {
+    let temporary = std::env::temp_dir().join(format!("millstream-cli-{}", std::process::id()));
+    std::fs::create_dir(&temporary).unwrap();
+    let ended =
+        Command::new(env!("CARGO_BIN_EXE_millstream")).args(["demo", "--records", "20000"]).env("TMPDIR", &temporary).output().unwrap();
+    let (out, err) = (String::from_utf8(ended.stdout).unwrap(), String::from_utf8(ended.stderr).unwrap());
+    assert!(ended.status.success(), "{:?}\n{out}\n{err}", ended.status);
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "its state is still there");
+    std::fs::remove_dir(&temporary).unwrap();
+    assert!(err.contains("no Redis was given"), "{err}");
+    let count = |what: &str| -> u64 {
+        let line = out.lines().find(|line| line.ends_with(what)).unwrap_or_else(|| panic!("no line `{what}` in {out}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert_eq!(count("records sent"), count("records merged") + 4, "four are not JSON: {out}");
+    for what in ["dropped", "(stale)", "candle was closed", "before its product", "completed by the product", "still waiting"] {
+        assert!(count(what) > 0, "{what}: {out}");
+    }
+    assert!(out.contains("\n  name       Drum no. 7\n") && out.contains("\n  complete   true\n"), "{out}");
+    let candles = out.lines().find_map(|line| line.strip_suffix(" candles of a minute")?.split(' ').next_back()?.parse::<u64>().ok());
+    assert!(candles.is_some_and(|candles| candles > 50), "{out}");
+    assert!(out.contains('#') && out.contains('|'), "no chart: {out}");
+    assert!(out.contains("DEMO=stay"), "{out}");
 }
