@@ -109,6 +109,9 @@ impl Run {
         if self.random.one_in(3) {
             self.driver.cluster.deliver_delayed();
         }
+        if self.random.one_in(4) {
+            oracle::check_seen(self.job, &Found::read_edges(&self.driver, self.job));
+        }
     }
 
     /// Faults at the steps of the commit, some of the time.

@@ -42,12 +42,18 @@ pub struct Letter {
 
 impl Found {
     pub fn read(driver: &mut Driver, job: &Job) -> Found {
-        let mut found = Found::default();
+        let mut found = Found::read_edges(driver, job);
         found.read_stores(driver);
+        found.letters = read_letters(driver);
+        found
+    }
+
+    /// What others see at this moment: outputs and views.
+    pub fn read_edges(driver: &Driver, job: &Job) -> Found {
+        let mut found = Found::default();
         for shown in job.shown {
             found.outputs.insert(shown.table.to_owned(), read_output(driver, shown));
         }
-        found.letters = read_letters(driver);
         found.read_views(driver, job);
         found
     }

@@ -82,6 +82,18 @@ pub fn check_views(job: &Job, found: &Found) {
     }
 }
 
+/// At any moment: what Redis shows of a row has been committed, so that it stands in the output. Not for tables that tell of their
+/// windows when they close: a view that is written anew shows open ones, too.
+pub fn check_seen(job: &Job, found: &Found) {
+    for shown in job.shown.iter().filter(|shown| !matches!(shown.table, "strict" | "idle")) {
+        for (label, fields) in &found.views[shown.table] {
+            let told = found.outputs[shown.table].get(label);
+            let is_told = told.is_some_and(|told| told.iter().flatten().any(|row| hash(row) == *fields));
+            assert!(is_told, "the view of `{}` shows of {label} what was never committed: {fields:?}, not one of {told:#?}", shown.table);
+        }
+    }
+}
+
 /// Rows for which the `when` of view and output holds.
 fn shown_rows(job: &Job, found: &Found, table: &str) -> Labelled<Tree> {
     let mut rows = found.rows(table);
