@@ -65,27 +65,22 @@ fn check_outputs(job: &Job, found: &Found) {
 /// Redis shows the rows.
 pub fn check_views(job: &Job, found: &Found) {
     for shown in job.shown {
-        let rows = shown_rows(job, found, shown.table);
+        let mut rows = shown_rows(job, found, shown.table);
         let mut views = found.views[shown.table].clone();
+        if matches!(shown.table, "strict" | "idle") {
+            rows.retain(|label, _| found.outputs[shown.table].contains_key(label));
+        }
         if shown.table == "strict" {
             // Windows that the table does not keep any more stay in Redis until something writes the view anew.
             views.retain(|label, _| found.stored.get("strict").is_some_and(|stored| stored.contains_key(label)));
-        }
-        if matches!(shown.table, "strict" | "idle") {
-            // One that is open is shown only where the view was written anew while it was.
-            views.retain(|label, _| found.outputs[shown.table].contains_key(label));
-            let closed = rows.iter().filter(|(label, _)| found.outputs[shown.table].contains_key(*label));
-            assert_eq!(views, closed.map(|(label, row)| (label.clone(), hash(row))).collect(), "the view of `{}`", shown.table);
-            continue;
         }
         assert_eq!(views, rows.iter().map(|(label, row)| (label.clone(), hash(row))).collect(), "the view of `{}`", shown.table);
     }
 }
 
-/// At any moment: what Redis shows of a row has been committed, so that it stands in the output. Not for tables that tell of their
-/// windows when they close: a view that is written anew shows open ones, too.
+/// At any moment: what Redis shows of a row has been committed and has left its table, so that it stands in the output.
 pub fn check_seen(job: &Job, found: &Found) {
-    for shown in job.shown.iter().filter(|shown| !matches!(shown.table, "strict" | "idle")) {
+    for shown in job.shown {
         for (label, fields) in &found.views[shown.table] {
             let told = found.outputs[shown.table].get(label);
             let is_told = told.is_some_and(|told| told.iter().flatten().any(|row| hash(row) == *fields));
