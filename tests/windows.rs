@@ -99,8 +99,9 @@ fn a_view_that_is_written_anew_shows_no_window_that_is_open() {
     let view = "views:\n  shown: { from: minute, redis: { as: hash, key: \"{key}:{unix_ms(window.start)}\" } }\n";
     let mut driver = driver(&format!("{TOPOLOGY}{view}"));
     let shown = |driver: &Driver| {
-        let is_row = |key: &&[u8]| !key.starts_with(b"{");
-        driver.redis.with(|place| place.keys(Time(0)).filter(is_row).map(|key| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>())
+        let keys: Vec<Vec<u8>> = driver.redis.with(|place| place.keys(Time(0)).map(<[u8]>::to_vec).collect());
+        let keys = keys.into_iter().map(|key| String::from_utf8(key).unwrap());
+        keys.filter(|key| !key.starts_with('{')).collect::<Vec<_>>()
     };
     send(&mut driver, "k", "2026-01-01T00:00:10Z");
     driver.settle().unwrap();

@@ -1,18 +1,24 @@
 //! What a run has left behind: rows in the stores, their changelogs, the output topics, dead letters, and Redis.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 
 use millstream::codec::json::to_json;
-use millstream::model::{Headers, Name, StoreId, Time, Value};
+use millstream::log::memory::MemoryCluster;
+use millstream::model::{Headers, Key, Name, StoreId, TableId, Time, Value};
+use millstream::runtime::task::Task;
 use millstream::state::layout::ROW_TAG;
 use millstream::testkit::Driver;
+use millstream::topology::names;
 use millstream::topology::plan::StoreKind;
 use serde_json::Value as Tree;
 
 use crate::jobs::{Job, Shown};
 
 pub const PARTITIONS: i32 = 2;
+
+/// A store, in bytes.
+type Raw = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Of a table, by key; in a windowed table by `key:start`.
 pub type Labelled<T> = BTreeMap<String, T>;
@@ -22,7 +28,7 @@ pub struct Found {
     /// Rows that are shown.
     pub rows: BTreeMap<String, Labelled<Tree>>,
     /// Keys about which something is stored, shown or not.
-    pub stored: BTreeMap<String, Labelled<()>>,
+    pub stored: BTreeMap<String, BTreeSet<String>>,
     /// Identities that are remembered.
     pub identities: usize,
     /// All records of the outputs, in order; `None`: a tombstone.
@@ -58,7 +64,7 @@ impl Found {
         found
     }
 
-    /// Rows of the stores, each of which must be in the changelog as it is in the store.
+    /// What the tasks have committed; each key must be in one task.
     fn read_stores(&mut self, driver: &mut Driver) {
         let plan = driver.plan().clone();
         let cluster = driver.cluster.clone();
@@ -66,48 +72,32 @@ impl Found {
         for task in driver.threads().flat_map(|thread| thread.tasks_mut()) {
             tasks += 1;
             for (at, store) in plan.subtopologies[task.id.subtopology as usize].stores.iter().enumerate() {
-                let Some(changelog) = &store.changelog else { continue };
-                let mut stored: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-                let all = task.state.scan_committed(StoreId(at), Bound::Unbounded, Bound::Unbounded, |key, value| {
-                    stored.insert(key.to_vec(), value.to_vec());
-                    ControlFlow::Continue(())
+                let stored = store.changelog.as_ref().map(|changelog| {
+                    let is_windowed = plan.topology.tables[store.table.0].window.is_some() && store.kind == StoreKind::Rows;
+                    compared(task, StoreId(at), changelog, is_windowed, &cluster)
                 });
-                all.unwrap();
-                let mut logged: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-                for record in cluster.committed_records(changelog, task.id.partition).unwrap() {
-                    let key = record.key.as_ref().unwrap().to_vec();
-                    match &record.value {
-                        Some(value) => _ = logged.insert(key, value.to_vec()),
-                        None => _ = logged.remove(&key),
-                    }
-                }
-                let is_windowed = plan.topology.tables[store.table.0].window.is_some() && store.kind == StoreKind::Rows;
-                if is_windowed {
-                    // The store drops windows by their age; in the changelog they go by its retention.
-                    logged.retain(|key, _| stored.contains_key(key));
-                }
-                assert_eq!(stored, logged, "store `{}` of partition {} and its changelog", store.name, task.id.partition);
-                let table = task.tables.iter().find(|table| table.id() == store.table).unwrap();
-                match store.kind {
-                    StoreKind::Rows => {}
-                    StoreKind::Dedupe => {
-                        self.identities += stored.len();
-                        continue;
-                    }
-                    _ => continue,
-                }
-                for (key, value) in stored.iter().filter(|(key, _)| key.first() == Some(&ROW_TAG)) {
-                    let (key, window) = table.name_of(&millstream::model::Key::from_slice(key));
-                    let label = label(&to_json(&key), window.map(|(start, _)| start.0));
-                    let table_name = table.spec().name.to_string();
-                    assert_eq!(self.stored.entry(table_name.clone()).or_default().insert(label.clone(), ()), None, "{label} is in two tasks");
-                    if let Some(row) = table.show_stored(value).unwrap() {
-                        self.rows.entry(table_name).or_default().insert(label, to_json(&Value::Object(row)));
-                    }
+                match (stored, store.kind) {
+                    (Some(stored), StoreKind::Rows) => self.note_rows(task, store.table, &stored),
+                    (Some(stored), StoreKind::Dedupe) => self.identities += stored.len(),
+                    _ => {}
                 }
             }
         }
         assert_eq!(tasks, PARTITIONS as usize * plan.subtopologies.len(), "every task has one owner");
+    }
+
+    fn note_rows(&mut self, task: &Task, table: TableId, stored: &Raw) {
+        let table = task.tables.iter().find(|known| known.id() == table).unwrap();
+        let name = table.spec().name.to_string();
+        let (keys, rows) = (self.stored.entry(name.clone()).or_default(), self.rows.entry(name).or_default());
+        for (key, value) in stored.iter().filter(|(key, _)| key.first() == Some(&ROW_TAG)) {
+            let (key, window) = table.name_of(&Key::from_slice(key));
+            let label = label(&to_json(&key), window.map(|(start, _)| start.0));
+            assert!(keys.insert(label.clone()), "{label} is in two tasks");
+            if let Some(row) = table.show_stored(value).unwrap() {
+                rows.insert(label, to_json(&Value::Object(row)));
+            }
+        }
     }
 
     /// What Redis shows now.
@@ -131,6 +121,30 @@ impl Found {
     pub fn letters_of<'f>(&'f self, table: &'f str) -> impl Iterator<Item = (i32, i64)> + 'f {
         self.letters.iter().filter(move |letter| letter.table == table).map(|letter| (letter.partition, letter.offset))
     }
+}
+
+/// A store as it was last committed, which must be what its changelog says.
+fn compared(task: &mut Task, store: StoreId, changelog: &Name, is_windowed: bool, cluster: &MemoryCluster) -> Raw {
+    let mut stored = Raw::new();
+    let all = task.state.scan_committed(store, Bound::Unbounded, Bound::Unbounded, |key, value| {
+        stored.insert(key.to_vec(), value.to_vec());
+        ControlFlow::Continue(())
+    });
+    all.unwrap();
+    let mut logged = Raw::new();
+    for record in cluster.committed_records(changelog, task.id.partition).unwrap() {
+        let key = record.key.as_ref().unwrap().to_vec();
+        match &record.value {
+            Some(value) => _ = logged.insert(key, value.to_vec()),
+            None => _ = logged.remove(&key),
+        }
+    }
+    if is_windowed {
+        // The store drops windows by their age; in the changelog they go by its retention.
+        logged.retain(|key, _| stored.contains_key(key));
+    }
+    assert_eq!(stored, logged, "the store of `{changelog}` in partition {}, and the changelog", task.id.partition);
+    stored
 }
 
 fn label(key: &Tree, start: Option<i64>) -> String {
@@ -158,7 +172,7 @@ fn read_output(driver: &Driver, shown: &Shown) -> Labelled<Vec<Option<Tree>>> {
 }
 
 fn read_letters(driver: &Driver) -> Vec<Letter> {
-    let topic = millstream::topology::names::dead_letters(&driver.plan().topology.app);
+    let topic = names::dead_letters(&driver.plan().topology.app);
     let mut letters = Vec::new();
     for partition in 0..PARTITIONS {
         for record in driver.cluster.committed_records(&topic, partition).unwrap() {

@@ -72,7 +72,7 @@ pub fn check_views(job: &Job, found: &Found) {
         }
         if shown.table == "strict" {
             // Windows that the table does not keep any more stay in Redis until something writes the view anew.
-            views.retain(|label, _| found.stored.get("strict").is_some_and(|stored| stored.contains_key(label)));
+            views.retain(|label, _| found.stored.get("strict").is_some_and(|stored| stored.contains(label)));
         }
         assert_eq!(views, rows.iter().map(|(label, row)| (label.clone(), hash(row))).collect(), "the view of `{}`", shown.table);
     }
@@ -267,7 +267,8 @@ fn check_strict(found: &Found, sent: &[Sent]) {
     // How much longer than `keep` a window stays is free.
     let rows = found.rows("strict");
     for (label, row) in &wanted {
-        assert!(rows.get(label).map_or(gone.contains(label), |known| known == row), "`strict`: {label} is {:?}, not {row}", rows.get(label));
+        let known = rows.get(label);
+        assert!(known.map_or(gone.contains(label), |known| known == row), "`strict`: {label} is {known:?}, not {row}");
     }
     assert!(rows.keys().all(|label| wanted.contains_key(label)), "`strict` has a window of late records");
     let told: Labelled<Vec<Option<Tree>>> =
@@ -328,7 +329,7 @@ fn check_kept(found: &Found, sent: &[Sent]) {
             }
             states.retain(|known| known.as_ref().is_none_or(|known| known.expiry() > stream_time));
             let row = found.rows("kept").get(&key).cloned();
-            let is_stored = found.stored.get("kept").is_some_and(|stored| stored.contains_key(&key));
+            let is_stored = found.stored.get("kept").is_some_and(|stored| stored.contains(&key));
             let fits = |known: &Option<Known>| match known {
                 None => !is_stored && row.is_none(),
                 Some(known) => is_stored && row == known.name().map(|name| json!({ "name": name })),
