@@ -92,3 +92,27 @@ fn one_that_is_amended_before_it_has_left_leaves_once() {
     let texts: Vec<_> = outputs.iter().map(|output| String::from_utf8(output.bytes.clone().unwrap().to_vec()).unwrap()).collect();
     assert_eq!(texts, [r#"{"n":2}"#]);
 }
+
+/// A view has what left its table, however it came by it: with the change, or by reading the table again.
+#[test]
+fn a_view_that_is_written_anew_shows_no_window_that_is_open() {
+    let view = "views:\n  shown: { from: minute, redis: { as: hash, key: \"{key}:{unix_ms(window.start)}\" } }\n";
+    let mut driver = driver(&format!("{TOPOLOGY}{view}"));
+    let shown = |driver: &Driver| {
+        let keys: Vec<Vec<u8>> = driver.redis.with(|place| place.keys(Time(0)).map(<[u8]>::to_vec).collect());
+        let keys = keys.into_iter().map(|key| String::from_utf8(key).unwrap());
+        keys.filter(|key| !key.starts_with('{')).collect::<Vec<_>>()
+    };
+    send(&mut driver, "k", "2026-01-01T00:00:10Z");
+    driver.settle().unwrap();
+    assert_eq!(shown(&driver), Vec::<String>::new());
+    driver.redis.with(millstream::views::place::MemoryPlace::flush);
+    driver.advance(5_000).unwrap();
+    assert_eq!(shown(&driver), Vec::<String>::new(), "the window is open");
+    send(&mut driver, "k", "2026-01-01T00:01:00Z");
+    driver.settle().unwrap();
+    assert_eq!(shown(&driver), ["k:1767225600000"], "the first has closed");
+    driver.redis.with(millstream::views::place::MemoryPlace::flush);
+    driver.advance(5_000).unwrap();
+    assert_eq!(shown(&driver), ["k:1767225600000"], "the second is open");
+}

@@ -141,6 +141,8 @@ pub struct OwnedTable<'a> {
     pub sealed: Offset,
     /// Next offsets of the inputs, as committed: `(topic, offset)`.
     pub inputs: Vec<(Name, Offset)>,
+    /// What is shown of a stored row: [`Table::show_stored`], for views [`Table::show_left`].
+    show: fn(&Table, &[u8]) -> Result<Option<Object>, StateError>,
 }
 
 impl<'a> OwnedTable<'a> {
@@ -148,13 +150,13 @@ impl<'a> OwnedTable<'a> {
         let table = task.tables.iter().find(|known| known.id() == table)?;
         let rows = table.rows();
         let inputs = task.inputs.iter().map(|input| (input.topic.clone(), input.committed)).collect();
-        Some(OwnedTable { table, rows, sealed: task.changelogs[rows.0], state: &mut task.state, inputs })
+        Some(OwnedTable { table, rows, sealed: task.changelogs[rows.0], state: &mut task.state, inputs, show: Table::show_stored })
     }
 
     /// The committed row of a store key.
     pub fn row(&mut self, key: &Key) -> Result<CurrentRow, StateError> {
         let row = match self.state.get_committed(self.rows, key)? {
-            Some(bytes) => self.table.show_stored(bytes)?,
+            Some(bytes) => (self.show)(self.table, bytes)?,
             None => None,
         };
         Ok(self.current(key, row))
@@ -170,12 +172,12 @@ impl<'a> OwnedTable<'a> {
     pub fn scan_keys(&mut self, from: Bound<&[u8]>, to: Bound<&[u8]>, limit: usize) -> Result<KeyedPage, StateError> {
         let mut found: Vec<(Key, Object)> = Vec::new();
         let (mut has_more, mut failed) = (false, None);
-        let table = self.table;
+        let (table, show) = (self.table, self.show);
         self.state.scan_committed(self.rows, from, to, |key, bytes| {
             if key.first() != Some(&ROW_TAG) {
                 return ControlFlow::Continue(());
             }
-            match table.show_stored(bytes) {
+            match show(table, bytes) {
                 Ok(Some(_)) if found.len() == limit => {
                     has_more = true;
                     return ControlFlow::Break(());
@@ -204,6 +206,7 @@ impl RowSource for TaskRows {
     fn scan(&self, table: TableId, partition: i32, after: Option<Key>, limit: usize) -> Asked<Page> {
         self.of_owner(table, partition, move |owned| {
             let from = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_slice()));
+            owned.show = Table::show_left;
             let page = owned.scan_keys(from, Bound::Unbounded, limit)?;
             let next = page.rows.last().filter(|_| page.has_more).map(|(key, _)| key.clone());
             Ok(Page { rows: page.rows.into_iter().map(|(_, row)| row).collect(), next, sealed: owned.sealed })
@@ -220,6 +223,7 @@ impl RowSource for TaskRows {
 
     fn rows(&self, table: TableId, partition: i32, keys: Vec<Key>) -> Asked<Rows> {
         self.of_owner(table, partition, move |owned| {
+            owned.show = Table::show_left;
             let rows = keys.iter().map(|key| owned.row(key)).collect::<Result<Vec<_>, _>>()?;
             Ok(Rows { rows, sealed: owned.sealed })
         })

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
 use crate::model::{Clock, Name, Offset, TableId, Time};
-use crate::views::fence::Reply;
+use crate::views::fence::{Piece, Reply};
 use crate::views::lane::{Answer, Lane, Step, Subject};
 use crate::views::opening::{Opening, Views};
 use crate::views::place::{Effect, Held, MemoryPlace};
@@ -30,7 +30,24 @@ struct Inside {
     place: MemoryPlace,
     effects: Vec<ViewEffect>,
     is_down: bool,
+    faults: Option<ViewFaults>,
+    /// Scripts on the wire, in the order of sending.
+    delayed: Vec<Piece>,
 }
+
+/// What goes wrong with a script. The view hears nothing and sends it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ViewFault {
+    /// It never arrives.
+    Lost,
+    /// It was run and the reply got lost.
+    ReplyLost,
+    /// It arrives when [`MemoryRedis::deliver_delayed`] is called, whoever writes the view by then.
+    Delayed,
+}
+
+/// Decides on a fault for a script. As in the log, nothing goes wrong by itself.
+pub type ViewFaults = Box<dyn FnMut() -> Option<ViewFault> + Send>;
 
 /// What a row did to a view, in the order of writing. For `replay`.
 #[derive(Clone, PartialEq, Debug)]
@@ -39,6 +56,24 @@ pub struct ViewEffect {
     /// Key and window of the row.
     pub row: Subject,
     pub effect: Effect,
+}
+
+impl Inside {
+    /// Runs a script as far as its fault lets it; `None`: no reply.
+    fn run(&mut self, piece: &Piece, now: Time, effects: &mut Vec<Vec<Effect>>) -> Option<Reply> {
+        match self.faults.as_mut().and_then(|decide| decide()) {
+            None => Some(self.place.run(piece, now, Some(effects))),
+            Some(ViewFault::Lost) => None,
+            Some(ViewFault::ReplyLost) => {
+                self.place.run(piece, now, None);
+                None
+            }
+            Some(ViewFault::Delayed) => {
+                self.delayed.push(piece.clone());
+                None
+            }
+        }
+    }
 }
 
 impl MemoryRedis {
@@ -67,6 +102,21 @@ impl MemoryRedis {
     /// A Redis that is down answers nothing; what it holds stays.
     pub fn set_down(&self, is_down: bool) {
         self.lock().is_down = is_down;
+    }
+
+    /// Sets what decides on faults, or takes it away.
+    pub fn set_faults(&self, faults: Option<ViewFaults>) {
+        self.lock().faults = faults;
+    }
+
+    /// Lets the scripts arrive that [`ViewFault::Delayed`] has held back. Returns how many these were.
+    pub fn deliver_delayed(&self, now: Time) -> usize {
+        let mut inside = self.lock();
+        let delayed = std::mem::take(&mut inside.delayed);
+        for piece in &delayed {
+            inside.place.run(piece, now, None);
+        }
+        delayed.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -163,13 +213,20 @@ impl MemoryViews {
                     let (stored, keys) = inside.place.watermark(&watermark, now);
                     Answer::Watermark { stored, keys }
                 }
-                Step::Run(piece) => {
-                    let reply = inside.place.run(piece, now, Some(&mut effects));
-                    if !matches!(reply, Reply::Applied { .. }) {
-                        effects.clear();
+                Step::Run(piece) => match inside.run(piece, now, &mut effects) {
+                    Some(reply) => {
+                        if !matches!(reply, Reply::Applied { .. }) {
+                            effects.clear();
+                        }
+                        Answer::Reply(reply)
                     }
-                    Answer::Reply(reply)
-                }
+                    None => {
+                        drop(inside);
+                        let is_lost = self.queue.look(*id).1;
+                        lane.failed("no reply".to_owned(), is_lost);
+                        break;
+                    }
+                },
                 Step::FindKeys { pattern, of, .. } => Answer::Keys { cursor: 0, keys: inside.place.find(&pattern, of, now) },
                 Step::FindEntries { ledger, .. } => {
                     let entries = inside.place.hash(ledger.as_bytes(), now).cloned().unwrap_or_default();

@@ -991,6 +991,13 @@ impl Table {
     pub fn show_stored(&self, bytes: &[u8]) -> Result<Option<Object>, StateError> {
         Ok(self.merge.show(&self.codec.decode_row(bytes)?))
     }
+
+    /// A committed row as far as it has left the table: with `emit: closed` a window is not there until it has.
+    pub fn show_left(&self, bytes: &[u8]) -> Result<Option<Object>, StateError> {
+        let row = self.codec.decode_row(bytes)?;
+        let has_left = self.merge.spec().emit != Emit::Closed || row.expiry_at.is_none();
+        Ok(if has_left { self.merge.show(&row) } else { None })
+    }
 }
 
 const START: Progress = Progress { stream_time: Time::MIN, closed_through: Time::MIN };
