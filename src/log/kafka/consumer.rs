@@ -67,6 +67,8 @@ pub(super) struct KafkaConsumer {
     pending: Option<Event>,
     /// Topic of the last record: the next one is likely of the same.
     last_topic: usize,
+    /// Topics whose leaders the client was told.
+    led: Vec<Name>,
     troubles: Arc<Troubles>,
 }
 
@@ -94,6 +96,7 @@ impl KafkaConsumer {
             events: Vec::new(),
             pending: None,
             last_topic: 0,
+            led: Vec::new(),
             troubles,
         })
     }
@@ -516,13 +519,20 @@ impl Consumer for KafkaConsumer {
     }
 
     fn bounds(&mut self, topic: &Name, partition: i32, timeout: Duration) -> Result<(Offset, Offset), LogError> {
+        let what = || format!("fetch offsets of `{topic}` partition {partition}");
+        if !self.led.contains(topic) {
+            // The client looks for the leader itself. But while it has no connection, as one that was just made, it finds none, and
+            // looks again after 3 s (librdkafka 2.12, `query_leaders_async`). A question for metadata waits for the connection.
+            self.client()?.fetch_metadata(Some(topic), timeout).map_err(|error| of(what(), &error))?;
+            self.led.push(topic.clone());
+        }
         let client = self.client()?;
         let end_of = |end| {
             let offset = list_offset(client, topic, partition, end, timeout).map_err(|code| match code {
                 RDKafkaErrorCode::NoEnt => no_leader(client, topic, partition, timeout),
                 code => code,
             });
-            offset.map(Offset).map_err(|code| by_code(format!("fetch offsets of `{topic}` partition {partition}"), code))
+            offset.map(Offset).map_err(|code| by_code(what(), code))
         };
         Ok((end_of(End::First)?, end_of(End::Last)?))
     }
