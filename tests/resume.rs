@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream::log::memory::{Call, Fault};
-use millstream::log::{Outgoing, Producer, ProducerSettings};
+use millstream::log::{LogErrorKind, Outgoing, Producer, ProducerSettings};
 use millstream::model::{Headers, Name, Offset, TableId, Time};
+use millstream::runtime::settings::Guarantee;
 use millstream::runtime::task::RECOMMIT_EVERY_MS;
 use millstream::runtime::watch;
 use millstream::testkit::{Driver, DriverSettings};
@@ -42,10 +43,13 @@ fn shop() -> Driver {
 }
 
 fn shop_of(partitions: i32) -> Driver {
+    shop_with(DriverSettings { partitions, ..DriverSettings::default() })
+}
+
+fn shop_with(settings: DriverSettings) -> Driver {
     let (loaded, diagnostics) = topology::load(TOPOLOGY, "shop.yaml");
     let plain = millstream::config::render::Look::Plain;
     let loaded = loaded.unwrap_or_else(|| panic!("{}", millstream::config::render::render(&diagnostics, plain)));
-    let settings = DriverSettings { partitions, ..DriverSettings::default() };
     Driver::new(topology::plan(loaded.topology), settings, Vec::new()).unwrap()
 }
 
@@ -305,4 +309,26 @@ fn a_neighbours_commit_does_not_touch_a_restore() {
     slow.abort(Duration::ZERO).unwrap();
     driver.settle().unwrap();
     assert!(offsets(&mut driver).iter().all(|(is_restored, _)| *is_restored));
+}
+
+/// What was written stays, though its offsets were not committed: it is read and counted again, and nothing is lost.
+#[test]
+fn at_least_once_counts_again_what_it_has_no_offset_of() {
+    for (guarantee, expected) in [(Guarantee::AtLeastOnce, 5), (Guarantee::ExactlyOnce, 3)] {
+        let mut driver = shop_with(DriverSettings { partitions: 1, guarantee, ..DriverSettings::default() });
+        make(&mut driver, "a");
+        sell(&mut driver, "a", 1);
+        driver.settle().unwrap();
+        assert_eq!((sum(&mut driver, "a"), committed(&driver, "sold")), (Some(1), Some(Offset(1))), "{guarantee:?}");
+        driver.cluster.set_faults(Some(Box::new(|call, _| {
+            matches!(call, Call::CommitOffsets | Call::SendOffsets).then_some(Fault::Before(LogErrorKind::Unknown))
+        })));
+        sell(&mut driver, "a", 2);
+        driver.process().unwrap();
+        let _ = driver.commit();
+        driver.crash().unwrap();
+        driver.cluster.set_faults(None);
+        driver.settle().unwrap();
+        assert_eq!((sum(&mut driver, "a"), committed(&driver, "sold")), (Some(expected), Some(Offset(2))), "{guarantee:?}");
+    }
 }

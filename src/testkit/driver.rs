@@ -15,7 +15,7 @@ use crate::runtime::commit::Deadline;
 use crate::runtime::feed::ViewFeed;
 use crate::runtime::observe::{Committed, Observer};
 use crate::runtime::rows::{Ask, TaskRows};
-use crate::runtime::settings::Settings;
+use crate::runtime::settings::{Guarantee, Settings};
 use crate::runtime::start::{App, Parts, prepare};
 use crate::runtime::task::StateStorage;
 use crate::runtime::thread::StreamThread;
@@ -38,11 +38,18 @@ pub struct DriverSettings {
     /// Where the clock starts; default 2026-01-01T00:00:00Z.
     pub starts_at: Time,
     pub budget: CacheBudget,
+    /// Default: exactly once.
+    pub guarantee: Guarantee,
 }
 
 impl Default for DriverSettings {
     fn default() -> DriverSettings {
-        DriverSettings { partitions: 4, starts_at: Time(1_767_225_600_000), budget: CacheBudget::default() }
+        DriverSettings {
+            partitions: 4,
+            starts_at: Time(1_767_225_600_000),
+            budget: CacheBudget::default(),
+            guarantee: Guarantee::ExactlyOnce,
+        }
     }
 }
 
@@ -284,6 +291,7 @@ impl Driver {
         let worker =
             self.workers.entry(number).or_insert_with(|| DrivenWorker { storage: Arc::new(MemoryStateStorage::new(budget)), alive: None });
         let mut settings = Settings::in_process(worker_name(number)?);
+        settings.guarantee = self.settings.guarantee;
         // The driver says when to commit.
         settings.commit_interval = Duration::from_secs(u32::MAX.into());
         settings.overlay_bytes_max = usize::MAX;
