@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, reason = "what the run did is for whoever reads its output")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
+mod random;
 mod servers;
 
 #[path = "end_to_end/changelog.rs"]
@@ -37,9 +38,10 @@ use std::time::{Duration, Instant};
 use millstream::model::{Clock, SystemClock};
 
 use changelog::Changelogs;
-use events::{Events, Random};
+use events::Events;
 use fold::{Expected, Row};
 use kafka::See;
+use random::Random;
 use readers::Readers;
 use servers::wait_for;
 use shop::{Flow, PARTITIONS, Shop};

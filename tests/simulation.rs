@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "a test that cannot go on says so by panicking")]
 
+mod random;
+
 #[path = "simulation/events.rs"]
 mod events;
 #[path = "simulation/found.rs"]
@@ -30,9 +32,10 @@ use millstream::topology;
 use millstream::views::memory::ViewFault;
 use millstream::views::place::MemoryPlace;
 
-use events::{Random, Sent, send};
+use events::{Sent, send};
 use found::{Found, PARTITIONS};
 use jobs::{JOBS, Job};
+use random::Random;
 
 const STEPS: i64 = 40;
 /// Steps at the end in which the clock goes on and nothing else happens: waits end, and views look at Redis again.

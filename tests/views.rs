@@ -55,7 +55,7 @@ fn settings(url: String, worker: &str) -> RedisSettings {
 
 impl World {
     fn new(home: Home, partitions: usize) -> World {
-        World { home, tables: Tables::new(partitions), metrics: Metrics::new(), chance: Chance(7), version: 0 }
+        World { home, tables: Tables::new(partitions), metrics: Metrics::new(), chance: Chance::new(7), version: 0 }
     }
 
     /// A worker with these views.

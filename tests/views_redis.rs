@@ -60,7 +60,7 @@ impl Shop {
         for table in [PRODUCT, CANDLE] {
             views.open(table, 0, TOPIC, tables.sealed(0));
         }
-        Shop { runtime, tables, metrics, views, chance: Chance(3), version: 0 }
+        Shop { runtime, tables, metrics, views, chance: Chance::new(3), version: 0 }
     }
 
     fn commit(&mut self, changes: &[Change]) {

@@ -58,7 +58,7 @@ impl World {
     fn new(seed: u64) -> World {
         let tables = Tables::new(PARTITIONS as usize);
         let mut world = World {
-            chance: Chance(seed),
+            chance: Chance::new(seed),
             tables,
             specs: state_views(),
             metrics: Metrics::new(),

@@ -7,6 +7,8 @@ mod feed;
 mod show;
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,7 +83,7 @@ impl Scratch {
     fn new() -> Result<Scratch, String> {
         let path = std::env::temp_dir().join(format!("millstream-demo-{}", std::process::id()));
         // Not one that is there: it would be somebody else's.
-        std::fs::create_dir(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
+        DirBuilder::new().mode(0o700).create(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
         Ok(Scratch(path))
     }
 }
@@ -110,10 +112,9 @@ fn demo(plan: topology::Plan, state: &Path, redis: Option<&str>, records: u64, s
     }
     let metrics = Metrics::new();
     let rocks = RocksShared::new(RocksMemory::default());
-    let state_dir = state.join("state");
-    directory::prepare(&state_dir, &plan.topology.app).map_err(|error| error.to_string())?;
+    directory::prepare(state, &plan.topology.app).map_err(|error| error.to_string())?;
     let storage = |app: &Name, topic_ids: &_, _: usize| -> Arc<dyn StateStorage> {
-        Arc::new(DiskStorage::new(state_dir.clone(), app.clone(), BTreeMap::clone(topic_ids), rocks.clone(), CacheBudget::default()))
+        Arc::new(DiskStorage::new(state.to_owned(), app.clone(), BTreeMap::clone(topic_ids), rocks.clone(), CacheBudget::default()))
     };
     let worker = RunningWorker::start(
         WorkerParts {

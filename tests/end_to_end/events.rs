@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 
 use serde_json::json;
 
+use crate::random::Random;
+
 /// Products that are spoken of.
 pub const KEYS: u64 = 160;
 /// 2026-01-01T00:00:00Z, in milliseconds.
@@ -33,18 +35,7 @@ pub struct Event {
     pub time: i64,
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Random(pub u64);
-
 impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

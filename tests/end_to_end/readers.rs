@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::events::{KEYS, Random};
+use crate::events::KEYS;
 use crate::fold::Row;
+use crate::random::Random;
 use crate::workers::get;
 
 /// Between two looks.

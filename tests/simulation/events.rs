@@ -1,4 +1,4 @@
-//! Chance by a seed, and the records that come of it.
+//! The records of a seed.
 
 use bytes::Bytes;
 use millstream::model::{Headers, Name, Time};
@@ -6,23 +6,13 @@ use millstream::testkit::Driver;
 use serde_json::json;
 
 use crate::jobs::Job;
+use crate::random::Random;
 
 pub const KEYS: u64 = 6;
 /// 2026-01-01T00:00:00Z.
 const START: i64 = 1_767_225_600_000;
 
-pub struct Random(pub u64);
-
 impl Random {
-    /// SplitMix64 (Steele, Lea, Flood 2014).
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-
     pub fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+#[path = "../random/mod.rs"]
+mod random;
 pub mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,8 @@ use millstream::model::{Field, Headers, Key, Name, Object, Offset, Shape, TableI
 use millstream::views::place::Held;
 use millstream::views::rows::{Asked, CurrentRow, NoRows, Page, RowSource, Rows};
 use millstream::views::{CommittedBatch, Member, Notify, OnViewDelete, RowChange, Template, TemplatePart, ViewShape, ViewSpec};
+
+use random::Random;
 
 /// The table of products.
 pub const PRODUCT: TableId = TableId(0);
@@ -512,20 +516,16 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Opt
     }
 }
 
-/// A small generator of numbers: the same seed gives the same run.
-pub struct Chance(pub u64);
+/// Numbers by a seed: the same seed gives the same run.
+pub struct Chance(Random);
 
 impl Chance {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+    pub fn new(seed: u64) -> Chance {
+        Chance(Random(seed))
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        self.0.below(bound as u64) as usize
     }
 
     pub fn one_in(&mut self, n: usize) -> bool {

@@ -488,12 +488,13 @@ impl Table {
         let start = Time(record.time.0.div_euclid(window.size_ms).saturating_mul(window.size_ms));
         let end = start.plus_ms(window.size_ms);
         // As in Kafka Streams (`KStreamWindowAggregate`): closed when stream time, this record included, has reached end + grace.
-        let is_closed = end.plus_ms(window.grace_ms) <= self.progress.stream_time || end <= self.progress.closed_through;
+        let has_passed = end.plus_ms(window.grace_ms) <= self.progress.stream_time;
+        let is_closed = has_passed || end <= self.progress.closed_through;
         let is_gone = start.plus_ms(window.kept_ms()) <= self.progress.stream_time;
         if is_gone || (is_closed && window.on_late != OnLate::Amend) {
             self.counters.late[input].inc();
             if window.on_late != OnLate::Count {
-                let why = if is_gone || end.plus_ms(window.grace_ms) <= self.progress.stream_time {
+                let why = if is_gone || has_passed {
                     format!("stream time is {}", self.progress.stream_time.0)
                 } else {
                     "no record had come for `idle_close`".to_owned()
