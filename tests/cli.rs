@@ -31,8 +31,9 @@ fn every_command_has_two_examples_that_are_command_lines() {
 fn the_demo_ends_by_itself_and_leaves_nothing_behind() {
     let temporary = std::env::temp_dir().join(format!("millstream-cli-{}", std::process::id()));
     std::fs::create_dir(&temporary).unwrap();
-    let ended =
-        Command::new(env!("CARGO_BIN_EXE_millstream")).args(["demo", "--records", "20000"]).env("TMPDIR", &temporary).output().unwrap();
+    // One that does not end is ended, and fails.
+    let within = ["60", env!("CARGO_BIN_EXE_millstream")];
+    let ended = Command::new("timeout").args(within).args(["demo", "--records", "20000"]).env("TMPDIR", &temporary).output().unwrap();
     let (out, err) = (String::from_utf8(ended.stdout).unwrap(), String::from_utf8(ended.stderr).unwrap());
     assert!(ended.status.success(), "{:?}\n{out}\n{err}", ended.status);
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "its state is still there");

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -916,4 +917,20 @@ fn deleted_records_move_the_start(world: &World) {
     assert_eq!(world.read(&topic, 0), [(1, "1".to_owned()), (2, "2".to_owned())]);
     admin.delete_records(&topic, 0, Offset(0), CALL).unwrap();
     assert_eq!(kind(admin.delete_records(&topic, 0, Offset(4), CALL)), LogErrorKind::Config);
+}
+
+/// A client that is not connected yet finds no leader, and looks for it again after 3 s: a restart waited for that, now and then.
+/// Many at once, because it takes an unlucky moment.
+#[test]
+fn new_readers_know_the_bounds_before_their_client_looks_again() {
+    const READERS: usize = 32;
+    let Some(world) = World::kafka("new_readers", GroupProtocol::Classic) else { return };
+    let topic = world.topic("a", 1);
+    world.write(&topic, 0, &["0"]);
+    let bounds = || world.log.reader().unwrap().bounds(&topic, 0, Duration::from_millis(2500));
+    thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| (0..8).for_each(|_| assert_eq!(bounds().map_err(|error| error.to_string()), Ok((Offset(0), Offset(1))))));
+        }
+    });
 }

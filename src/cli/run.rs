@@ -273,7 +273,8 @@ fn disk(
     shared: &RocksShared,
 ) -> Arc<dyn StateStorage> {
     let row_cache = config.memory.row_cache as usize / tasks.max(1);
-    let budget = CacheBudget { cache_bytes: row_cache, dirty_bytes: row_cache / 2, ..CacheBudget::default() };
+    let restore_bytes = config.memory.write_buffers as usize / 2;
+    let budget = CacheBudget { cache_bytes: row_cache, dirty_bytes: row_cache / 2, restore_bytes, ..CacheBudget::default() };
     let state_dir: PathBuf = config.worker.state_dir.clone();
     Arc::new(DiskStorage::new(state_dir, app.clone(), topic_ids.clone(), shared.clone(), budget))
 }

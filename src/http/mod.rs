@@ -173,7 +173,7 @@ pub const ENDPOINTS: &[(&str, &str)] = &[
     ("/topology", "the topology"),
     ("/tasks", "the tasks of this worker and how far they are"),
     ("/health/live", "whether the worker makes progress"),
-    ("/health/ready", "whether all its tasks run"),
+    ("/health/ready", "whether all its tasks run, and Kafka answers"),
     ("/metrics", "metrics, as OpenMetrics text"),
 ];
 

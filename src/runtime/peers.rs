@@ -49,6 +49,16 @@ pub struct Peers {
     known: Mutex<BTreeMap<String, Presence>>,
     /// Another worker of our id that began before us and still speaks.
     rival: Mutex<Option<Presence>>,
+    spoken: Mutex<Spoken>,
+}
+
+/// Whether our own word reaches the others.
+#[derive(Default)]
+struct Spoken {
+    /// When Kafka had it last; before the first time, when we began to speak.
+    at: Option<Time>,
+    /// Why the last attempt failed.
+    problem: Option<String>,
 }
 
 impl Peers {
@@ -68,6 +78,23 @@ impl Peers {
     pub fn rival(&self, me: &Name) -> Option<String> {
         let rival = self.rival.lock().unwrap_or_else(PoisonError::into_inner);
         rival.as_ref().map(|rival| refusal(me, rival))
+    }
+
+    /// Why nobody believes any more that we are there: Kafka has not taken our word for a few heartbeats. A worker of which that is true
+    /// is out of its group, too, or soon will be.
+    pub fn silence(&self, now: Time) -> Option<String> {
+        let spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent_ms = now.0 - spoken.at?.0;
+        let why = spoken.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
+        (silent_ms >= BELIEVED_MS).then(|| format!("Kafka has not answered for {} s{why}", silent_ms / 1000))
+    }
+
+    fn spoke(&self, now: Time) {
+        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Spoken { at: Some(now), problem: None };
+    }
+
+    fn failed(&self, error: &LogError) {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(error.to_string());
     }
 
     /// The endpoints of those who have said lately that they have tasks of a sub-topology.
@@ -186,9 +213,11 @@ impl PeerThread {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = Builder::new().name("peers".into()).spawn(move || {
+            peers.spoke(clock.now());
             while !told.load(Ordering::Relaxed) && peers.rival(&me.worker).is_none() {
                 if let Err(error) = speak(log.as_ref(), &me, &endpoint, tasks.as_ref(), &peers, clock.as_ref(), &told) {
                     debug!(%error, "the workers' topic is out of reach");
+                    peers.failed(&error);
                     std::thread::park_timeout(HEARTBEAT);
                 }
             }
@@ -244,6 +273,7 @@ fn speak(
             at: clock.now().0,
         };
         send(serde_json::to_vec(&presence).ok().as_deref())?;
+        peers.spoke(clock.now());
         reader.poll(1000, HEARTBEAT, &mut batch)?;
         for message in batch.drain(..) {
             let presence = message.value().and_then(|value| serde_json::from_slice(value).ok());
@@ -262,4 +292,51 @@ fn speak(
         std::thread::park_timeout(HEARTBEAT);
     }
     send(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::memory::{Call, Fault, MemoryCluster};
+    use crate::log::{LogErrorKind, NewTopic};
+    use crate::model::ManualClock;
+
+    struct NoTasks;
+
+    impl HasTasks for NoTasks {
+        fn tasks(&self) -> Vec<TaskId> {
+            Vec::new()
+        }
+    }
+
+    fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(Instant::now() < end, "waited in vain: {what}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_worker_whom_kafka_does_not_answer_says_so_until_it_does() {
+        let name = |text: &str| Name::parse(text).unwrap();
+        let clock = ManualClock::at(Time(1_767_225_600_000));
+        let cluster = MemoryCluster::new(Arc::new(clock.clone()));
+        let topic = NewTopic { name: name("shop-workers"), partitions: 1, replication: 1, config: Vec::new() };
+        cluster.create_topics(&[topic]).unwrap();
+        cluster.set_faults(Some(Box::new(|call, _| (call == Call::Flush).then_some(Fault::Before(LogErrorKind::Unreachable)))));
+        let me = Me { app: name("shop"), worker: name("w"), host: "h".into(), process: 1, life: "1-1".into() };
+        let peers = Arc::new(Peers::default());
+        let clocks: Arc<dyn Clock> = Arc::new(clock.clone());
+        let thread = PeerThread::start(cluster.log(), me, "h:1".into(), Arc::new(NoTasks), peers.clone(), clocks).unwrap();
+        wait_until("the first attempt fails", || peers.spoken.lock().unwrap().problem.is_some());
+        clock.advance_ms(BELIEVED_MS - 1);
+        assert_eq!(peers.silence(clock.now()), None, "it may be a moment");
+        clock.advance_ms(1);
+        let told = peers.silence(clock.now()).unwrap();
+        assert!(told.starts_with("Kafka has not answered for 10 s: "), "{told}");
+        cluster.set_faults(None);
+        wait_until("an attempt succeeds", || peers.silence(clock.now()).is_none());
+        thread.stop(Duration::from_secs(5));
+    }
 }

@@ -56,6 +56,8 @@ pub struct World {
     topology: PathBuf,
     producer: Option<(Box<dyn Producer>, TopicHandle, TopicHandle)>,
     sent: u64,
+    /// Of all products that are sent; makes rows as large as a test needs them.
+    pub category: String,
 }
 
 impl World {
@@ -73,7 +75,7 @@ impl World {
             .replace("\"product:{key}\"", &format!("\"{app}:{{key}}\""))
             .replace("\"chart:{key}:1m\"", &format!("\"{app}-chart:{{key}}\""));
         fs::write(&topology, text).expect("the topology is written");
-        World { app, folder, brokers: brokers.to_owned(), topology, producer: None, sent: 0 }
+        World { app, folder, brokers: brokers.to_owned(), topology, producer: None, sent: 0, category: "drinks".to_owned() }
     }
 
     /// Makes the topics, and what writes to them.
@@ -101,7 +103,9 @@ impl World {
             self.sent += 1;
             let (key, number) = (format!("p{key}"), self.sent);
             let at = 1_767_225_600_000_u64 + number;
-            let product = json!({ "eventId": format!("c{number}"), "productId": key, "name": format!("name {number}"), "occurredAt": at });
+            let product = json!({
+                "eventId": format!("c{number}"), "productId": key, "name": format!("name {number}"), "category": self.category, "occurredAt": at
+            });
             let price = json!({ "eventId": format!("u{number}"), "productId": key, "price": number.to_string(), "currency": "EUR", "occurredAt": at });
             for (topic, value) in [(*products, product.to_string()), (*prices, price.to_string())] {
                 let partition = partition_of(key.as_bytes(), PARTITIONS);
@@ -111,6 +115,23 @@ impl World {
             }
         }
         producer.flush(CALL).expect("Kafka has the records");
+    }
+
+    /// A transaction that has written one record and stays open: whoever reads the partition waits there for its end.
+    pub fn open_transaction(&self, topic: &str, partition: i32) -> Box<dyn Producer> {
+        let log = KafkaLog::new(KafkaSettings::new(self.brokers.clone(), &self.app)).expect("good settings");
+        let name = |text: &str| Name::parse(text).expect("a name");
+        let transactional_id = Some(name(&format!("{}.slow", self.app)));
+        let settings = ProducerSettings { transactional_id, transaction_timeout: SOON * 2, linger: Duration::ZERO };
+        let mut producer = log.producer(&settings).expect("a producer");
+        producer.init_transactions(CALL).expect("an id of its own");
+        producer.begin().expect("a transaction");
+        let (topic, _) = producer.topic(&name(topic)).expect("the topic is there");
+        let (time, headers) = (SystemClock.now(), Headers::default());
+        let record = Outgoing { topic, partition, key: Some(b"nothing"), value: None, time, keep_time: false, headers: &headers };
+        producer.send(record).expect("a record is sent");
+        producer.flush(CALL).expect("Kafka has the record");
+        producer
     }
 
     pub fn state(&self) -> PathBuf {

@@ -61,7 +61,7 @@ impl Connection {
             self.note(text);
         }
         // One line of ours tells it, once for all clients and with what to do. The client would tell it for each connection.
-        if matches!(facility, "FAIL" | "ERROR" | "FATAL" | "REQTMOUT" | "TXNERR" | "GETPID" | "SESSTMOUT") {
+        if matches!(facility, "FAIL" | "ERROR" | "FATAL" | "REQTMOUT" | "TXNERR" | "GETPID" | "SESSTMOUT" | "METADATA") {
             return debug!(facility, text, "librdkafka");
         }
         match level {
