@@ -314,7 +314,11 @@ fn a_changelog_that_deletes_rows_is_refused() {
     cluster.make_all(1);
     let changelog = cluster.internal("item-changelog");
     cluster.make(&changelog, 1, &[("cleanup.policy", "delete")]);
-    cannot_start(&cluster, &[&[&format!("internal topic `{changelog}` has cleanup.policy=delete"), "set it to compact"]]);
+    let sums = cluster.internal("sums-changelog");
+    cluster.make(&sums, 1, &[("cleanup.policy", "compact"), ("delete.retention.ms", "60000")]);
+    let deletes = [&*format!("internal topic `{changelog}` has cleanup.policy=delete"), "set it to compact"];
+    let forgets = [&*format!("internal topic `{sums}` has delete.retention.ms=60000"), "set it to 86400000 or more"];
+    cannot_start(&cluster, &[&deletes, &forgets]);
 }
 
 /// Records that no source can use, each with the reason that its letter gives.

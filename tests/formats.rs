@@ -224,7 +224,7 @@ fn storage() {
     state.put(StoreId(1), &layout::progress_key("minutes"), b"progress").unwrap();
     state.meta_put("topology", b"hash").unwrap();
     let changelogs = vec![(StoreId(0), Offset(258)), (StoreId(1), Offset(3))];
-    state.seal(&Sealed { changelogs, inputs: vec![(name("orders"), Offset(1 << 40))] }).unwrap();
+    state.seal(&Sealed { changelogs, inputs: vec![(name("orders"), Offset(1 << 40))], as_of: Some(Time(1_767_225_600_000)) }).unwrap();
     state.close().unwrap();
 
     let mut backend = storage.open().unwrap();

@@ -101,9 +101,19 @@ fn close_input(thread: &StreamThread) -> Closed {
     let at = thread.app.clock.now();
     let mut offsets = Vec::new();
     for task in thread.tasks.values().filter(|task| task.is_restored()) {
+        let before = offsets.len();
         for input in task.inputs.iter().filter(|input| input.is_to_commit(at)) {
             offsets.push((input.topic.clone(), task.id.partition, input.next));
         }
+        // Where only timers have fired, one is told again: the group refuses the offsets of a worker that has lost the task and does
+        // not know it yet, and with them the transaction. Without any, nobody would refuse it.
+        let is_dirty = task.is_dirty(&thread.app.plan.subtopologies[task.id.subtopology as usize], at);
+        offsets.extend(
+            task.inputs
+                .first()
+                .filter(|_| is_dirty && offsets.len() == before)
+                .map(|input| (input.topic.clone(), task.id.partition, input.next)),
+        );
     }
     Closed { offsets, at }
 }
@@ -285,7 +295,7 @@ fn seal_state(thread: &mut StreamThread, flushed: Flushed) -> Result<Vec<Committ
     for (task, committed) in tasks.values_mut().filter(|task| task.is_restored()).zip(&mut told) {
         debug_assert_eq!(task.id, committed.task);
         let before = task.changelogs.clone();
-        let mut sealed = Sealed::default();
+        let mut sealed = Sealed { as_of: Some(closed_at), ..Sealed::default() };
         for (store, changelog) in changelogs[task.id.subtopology as usize].iter().enumerate() {
             let Some(topic) = changelog else { continue };
             let highest = acknowledged.iter().find(|(handle, partition, _)| handle == topic && *partition == task.id.partition);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::log::{Consumer, Event, Input, LogErrorKind, Message};
-use crate::model::{Name, Offset, StoreId, TaskId};
+use crate::model::{Name, Offset, StoreId, TaskId, Time};
 use crate::operators::fold::table::Table;
 use crate::runtime::fault::{Fault, Reaction};
 use crate::runtime::gauges::RestoreGauges;
@@ -24,6 +24,11 @@ const BOUNDS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the log says how far a restore is.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long our changelogs keep tombstones after compaction has come upon them: Kafka's `delete.retention.ms`, set when we make them.
+pub const TOMBSTONES_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
+/// Whoever is behind for longer may have missed some that are gone by now: half of it, as clocks differ and nobody reads in no time.
+pub const TOMBSTONES_SAFE_MS: i64 = TOMBSTONES_KEPT_MS / 2;
+
 /// A restore in progress.
 pub struct Restore {
     reader: Box<dyn Consumer>,
@@ -35,6 +40,8 @@ pub struct Restore {
     is_told: bool,
     batch: Vec<Message>,
     gauges: RestoreGauges,
+    /// Before the ends were asked for.
+    as_of: Time,
     began: Instant,
     told: Instant,
 }
@@ -56,6 +63,8 @@ impl Restore {
     /// # Errors
     /// Rebuild, if the state is older than what the changelog still has, or from another life of the topic.
     pub fn begin(app: &App, id: TaskId, state: &mut TaskState) -> Result<Restore, Fault> {
+        let now = app.clock.now();
+        let is_old = state.offsets().as_of.is_none_or(|as_of| now >= as_of.plus_ms(TOMBSTONES_SAFE_MS));
         let mut reader = app.log.reader().map_err(|error| Fault::of_log(&error))?;
         let subtopology = &app.plan.subtopologies[id.subtopology as usize];
         let mut stores = Vec::new();
@@ -65,13 +74,19 @@ impl Restore {
             let Some(changelog) = &plan.changelog else { continue };
             let store = StoreId(at);
             let (start, end) = reader.bounds(changelog, id.partition, BOUNDS_TIMEOUT).map_err(|error| Fault::of_log(&error))?;
-            let stored = state.offsets().changelog(store);
+            let mut stored = state.offsets().changelog(store);
             if let Some(stored) = stored.filter(|stored| *stored > end) {
                 let what = format!(
                     "task {id}: store `{}` stands at changelog offset {stored}, but `{changelog}` ends at {end}: the topic was made anew or lost records",
                     plan.name
                 );
                 return Err(Fault::new(Reaction::RebuildTask(id), what));
+            }
+            // Behind the last record of our own stands the marker of its transaction; more is somebody's word that we have not heard.
+            if is_old && stored.is_some_and(|stored| end.0 > stored.0 + 1) {
+                info!(task = %id, store = %plan.name, "on disk since longer than its changelog keeps tombstones: filling it anew");
+                state.distrust(store).map_err(|error| Fault::of_state(id, &error))?;
+                stored = None;
             }
             let from = stored.unwrap_or(start).max(start);
             total += (end.0 - from.0).max(0) as u64;
@@ -88,7 +103,7 @@ impl Restore {
         }
         let (gauges, began) = (RestoreGauges::new(&app.metrics, id), Instant::now());
         gauges.read(0, total);
-        Ok(Restore { reader, stores, restored: 0, total, is_told: false, batch: Vec::new(), gauges, began, told: began })
+        Ok(Restore { reader, stores, restored: 0, total, is_told: false, batch: Vec::new(), gauges, as_of: now, began, told: began })
     }
 
     /// Reads and puts one piece. Returns whether the end is reached.
@@ -167,7 +182,9 @@ impl Restore {
     /// Ends it: the state knows how far it is. Returns the changelog offsets per store id.
     pub fn finish(mut self, id: TaskId, state: &mut TaskState, inputs: Vec<(Name, Offset)>) -> Result<Vec<(StoreId, Offset)>, Fault> {
         let changelogs: Vec<(StoreId, Offset)> = self.stores.iter().map(|store| (store.store, store.next)).collect();
-        state.finish_restore(&Sealed { changelogs: changelogs.clone(), inputs }).map_err(|error| Fault::of_state(id, &error))?;
+        state
+            .finish_restore(&Sealed { changelogs: changelogs.clone(), inputs, as_of: Some(self.as_of) })
+            .map_err(|error| Fault::of_state(id, &error))?;
         if let Err(error) = self.reader.close(Duration::from_secs(1)) {
             warn!(task = %id, %error, "could not close the restore consumer");
         }

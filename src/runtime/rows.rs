@@ -16,6 +16,7 @@ use crate::log::{Input, Log};
 use crate::model::{Clock, Key, Name, Object, Offset, StoreId, TableId, TaskId, Time, Value};
 use crate::operators::fold::table::Table;
 use crate::runtime::fault::Fault;
+use crate::runtime::restore::TOMBSTONES_SAFE_MS;
 use crate::runtime::start::App;
 use crate::runtime::task::Task;
 use crate::runtime::thread::StreamThread;
@@ -58,8 +59,6 @@ pub struct TaskRows {
 
 /// How long reading a changelog may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Records of a changelog older than this may have lost tombstones to compaction: half of Kafka's `delete.retention.ms`.
-const TOMBSTONES_SAFE_MS: i64 = 12 * 60 * 60 * 1000;
 
 impl TaskRows {
     pub fn new(app: &App, ask: Arc<dyn Ask>, is_inline: bool) -> TaskRows {

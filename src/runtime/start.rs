@@ -13,6 +13,7 @@ use crate::log::{Admin, Log, LogError, LogErrorKind, NewTopic, TopicDescription}
 use crate::metrics::Metrics;
 use crate::model::{Clock, Name, TaskId};
 use crate::runtime::observe::Observer;
+use crate::runtime::restore::TOMBSTONES_KEPT_MS;
 use crate::runtime::settings::Settings;
 use crate::runtime::task::StateStorage;
 use crate::topology::plan::StoreKind;
@@ -221,6 +222,8 @@ fn largest_record(plan: &Plan, admin: &dyn Admin) -> Result<u64, StartError> {
     Ok(largest)
 }
 
+const TOMBSTONES: &str = "delete.retention.ms";
+
 /// What internal topics are made by, beside the plan.
 struct Sizes {
     tasks: i32,
@@ -233,7 +236,8 @@ fn internal_topics(plan: &Plan, partitions: &[i32], sizes: &Sizes) -> Vec<NewTop
     let Sizes { tasks, replication, record_bytes_max } = *sizes;
     let app = &plan.topology.app;
     let large = || ("max.message.bytes", ROW_BYTES_MAX.to_string());
-    let compact = || vec![("cleanup.policy", "compact".to_owned()), large()];
+    let tombstones = || (TOMBSTONES, TOMBSTONES_KEPT_MS.to_string());
+    let compact = || vec![("cleanup.policy", "compact".to_owned()), tombstones(), large()];
     let topic = |name, partitions, config| NewTopic { name, partitions, replication, config };
     let most = partitions.iter().copied().max().unwrap_or(1);
     let mut wanted = vec![
@@ -263,6 +267,7 @@ fn internal_topics(plan: &Plan, partitions: &[i32], sizes: &Sizes) -> Vec<NewTop
                 Some(life) => vec![
                     ("cleanup.policy", "compact,delete".to_owned()),
                     ("retention.ms", life.saturating_add(RETENTION_EXTRA_MS).to_string()),
+                    tombstones(),
                     large(),
                 ],
                 None => compact(),
@@ -306,7 +311,17 @@ fn internal_problems(wanted: &[NewTopic], found: &[Option<TopicDescription>], ad
                 topic.name, found.partitions, topic.partitions
             ));
         }
-        let policy = admin.config(&topic.name, &["cleanup.policy"], ADMIN_TIMEOUT)?.into_iter().next().flatten();
+        let mut values = admin.config(&topic.name, &["cleanup.policy", TOMBSTONES], ADMIN_TIMEOUT)?.into_iter();
+        let (policy, kept) = (values.next().flatten(), values.next().flatten());
+        if topic.name.ends_with("-changelog")
+            && let Some(kept) = kept
+            && kept.parse().is_ok_and(|kept_ms: i64| kept_ms < TOMBSTONES_KEPT_MS)
+        {
+            problems.push(format!(
+                "internal topic `{}` has {TOMBSTONES}={kept}: a worker that was away for longer would bring deleted rows back; set it to {TOMBSTONES_KEPT_MS} or more",
+                topic.name
+            ));
+        }
         let wanted_policy = topic.config.iter().find(|(key, _)| *key == "cleanup.policy").map(|(_, value)| value.as_str());
         if let (Some(found), Some("compact")) = (policy, wanted_policy)
             && found.split(',').any(|word| word.trim() == "delete")

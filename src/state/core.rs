@@ -46,6 +46,8 @@ pub struct Sealed {
     pub changelogs: Vec<(StoreId, Offset)>,
     /// Per input topic (the partition is the task's): the offset to read next.
     pub inputs: Vec<(Name, Offset)>,
+    /// A wall clock before which no record was written that lies beyond the offsets. `None`: nobody knows.
+    pub as_of: Option<Time>,
 }
 
 impl Sealed {
@@ -73,6 +75,7 @@ impl Sealed {
                 None => self.inputs.push((topic.clone(), *offset)),
             }
         }
+        self.as_of = newer.as_of.or(self.as_of);
     }
 }
 

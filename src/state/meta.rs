@@ -5,6 +5,7 @@
 //! | `format` | [`FORMAT`], u32 big endian |
 //! | `changelog/<store>` | offset to replay from, i64 big endian |
 //! | `input/<topic>` | offset to read next, i64 big endian |
+//! | `as_of` | wall clock before which no record was written beyond the offsets, milliseconds, i64 big endian; may be missing |
 //! | `restoring/<store>` | empty; there while the store is filled from the start of its changelog |
 //! | `user/<name>` | what `TaskState::meta_put` wrote |
 
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::ops::ControlFlow;
 
-use crate::model::{Name, Offset, StoreId};
+use crate::model::{Name, Offset, StoreId, Time};
 use crate::state::backend::{Backend, ColumnId, RowWrite};
 use crate::state::core::{Sealed, StateError};
 
@@ -25,6 +26,7 @@ pub const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
 const CHANGELOG: &str = "changelog/";
 const INPUT: &str = "input/";
+const AS_OF: &[u8] = b"as_of";
 const RESTORING: &str = "restoring/";
 const USER: &str = "user/";
 
@@ -67,7 +69,8 @@ pub(super) fn read_offsets<'a>(
     meta: ColumnId,
     stores: impl Iterator<Item = &'a Name>,
 ) -> Result<Sealed, StateError> {
-    let mut sealed = Sealed { changelogs: Vec::new(), inputs: read_inputs(backend, meta)? };
+    let as_of = backend.get(meta, AS_OF)?.map(|bytes| number(&bytes, || "read the age of the state".to_owned())).transpose()?;
+    let mut sealed = Sealed { changelogs: Vec::new(), inputs: read_inputs(backend, meta)?, as_of: as_of.map(Time) };
     for (index, store) in stores.enumerate() {
         if is_restoring(backend, meta, store)? {
             return Err(StateError::Corrupt {
@@ -110,7 +113,9 @@ pub(super) fn read_inputs(backend: &dyn Backend, meta: ColumnId) -> Result<Vec<(
 pub(super) fn offset_rows<'a>(sealed: &Sealed, name: impl Fn(StoreId) -> &'a Name) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
     let changelogs = sealed.changelogs.iter().map(|(store, offset)| (changelog_key(name(*store)), *offset));
     let inputs = sealed.inputs.iter().map(|(topic, offset)| (format!("{INPUT}{topic}").into_bytes(), *offset));
-    changelogs.chain(inputs).map(|(key, offset)| (key, Some(offset.0.to_be_bytes().to_vec()))).collect()
+    let as_of = sealed.as_of.map(|time| (AS_OF.to_vec(), time.0));
+    let numbers = changelogs.chain(inputs).map(|(key, offset)| (key, offset.0)).chain(as_of);
+    numbers.map(|(key, number)| (key, Some(number.to_be_bytes().to_vec()))).collect()
 }
 
 fn read_input(topic: &[u8], value: &[u8]) -> Result<(Name, Offset), StateError> {
@@ -122,8 +127,11 @@ fn read_input(topic: &[u8], value: &[u8]) -> Result<(Name, Offset), StateError> 
 }
 
 fn offset(bytes: &[u8], of: &str) -> Result<Offset, StateError> {
-    <[u8; 8]>::try_from(bytes).map(|bytes| Offset(i64::from_be_bytes(bytes))).map_err(|_| StateError::Corrupt {
-        what: format!("read the offset of `{of}`"),
-        cause: format!("expected 8 bytes, found {}", bytes.len()),
-    })
+    number(bytes, || format!("read the offset of `{of}`")).map(Offset)
+}
+
+fn number(bytes: &[u8], what: impl Fn() -> String) -> Result<i64, StateError> {
+    <[u8; 8]>::try_from(bytes)
+        .map(i64::from_be_bytes)
+        .map_err(|_| StateError::Corrupt { what: what(), cause: format!("expected 8 bytes, found {}", bytes.len()) })
 }

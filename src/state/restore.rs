@@ -51,6 +51,15 @@ impl TaskState {
         Ok(())
     }
 
+    /// Gives the rows of a store up, durably: its changelog may lack tombstones that would have taken some of them away. The restore that
+    /// follows begins at the start of the log, with nothing.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn distrust(&mut self, store: StoreId) -> Result<(), StateError> {
+        self.mark(store)
+    }
+
     /// Applies one record of a store's changelog, in the order of the log; `None` is a tombstone.
     ///
     /// # Errors

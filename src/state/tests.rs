@@ -199,13 +199,17 @@ impl Run<'_> {
         let mut sealed = Sealed::default();
         for store in [ROWS, WINDOWS] {
             let stored = self.state().offsets().changelog(store).unwrap_or_default();
-            let from = if from_start == Some(store) { Offset(0) } else { stored };
+            let is_anew = from_start == Some(store) || self.state().offsets().changelog(store).is_none();
+            let from = if is_anew { Offset(0) } else { stored };
             // What was read before must not be seen after.
             for number in 0..16 {
                 self.state().get(store, &key(store, number)).unwrap();
             }
+            if from_start == Some(store) {
+                self.state().distrust(store).unwrap();
+            }
             self.state().begin_restore(store, from).unwrap();
-            for (index, (key, value)) in self.log_from(store, from).into_iter().enumerate() {
+            for (index, (key, value)) in self.log_from(store, from, is_anew).into_iter().enumerate() {
                 self.state().restore_put(store, &key, value.as_deref()).unwrap();
                 if index % 4 == 0 {
                     // Timers are looked at while rows come in.
@@ -222,10 +226,10 @@ impl Run<'_> {
         self.compare();
     }
 
-    /// The changelog as a reader sees it: from the start it is compacted, without tombstones.
-    fn log_from(&self, store: StoreId, from: Offset) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    /// The changelog as a reader sees it: who fills a store anew may find it compacted, without tombstones.
+    fn log_from(&self, store: StoreId, from: Offset, is_compacted: bool) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let log = &self.model.changelog[store.0];
-        if from.0 > 0 {
+        if !is_compacted {
             return log[from.0 as usize..].to_vec();
         }
         let mut last: BTreeMap<&[u8], usize> = BTreeMap::new();
@@ -364,7 +368,8 @@ impl Run<'_> {
     }
 
     fn commit(&mut self) {
-        let mut sealed = Sealed { changelogs: Vec::new(), inputs: vec![(Name::parse("in").unwrap(), Offset(self.now))] };
+        let inputs = vec![(Name::parse("in").unwrap(), Offset(self.now))];
+        let mut sealed = Sealed { changelogs: Vec::new(), inputs, as_of: Some(Time(self.now)) };
         for store in [ROWS, WINDOWS] {
             let state = self.state.as_ref().unwrap();
             assert_eq!(state.change_count(store), self.model.changed[store.0].len());
@@ -437,9 +442,9 @@ impl Run<'_> {
             self.lose_disk();
         }
         self.open().unwrap();
-        let is_tail = self.state().offsets().changelog(ROWS) == Some(Offset(0));
+        self.state().distrust(ROWS).unwrap();
         self.state().begin_restore(ROWS, Offset(0)).unwrap();
-        for (key, value) in self.log_from(ROWS, Offset(0)).into_iter().take(records) {
+        for (key, value) in self.log_from(ROWS, Offset(0), true).into_iter().take(records) {
             self.state().restore_put(ROWS, &key, value.as_deref()).unwrap();
         }
         if records.is_multiple_of(2) {
@@ -451,7 +456,7 @@ impl Run<'_> {
             self.lose_disk();
             self.open().unwrap();
         }
-        assert!(is_tail || self.state().offsets().changelog(ROWS).is_none(), "a part of the rows has no offset");
+        assert!(self.state().offsets().changelog(ROWS).is_none(), "a part of the rows has no offset");
         self.model.durable[ROWS.0] = Offset(0);
         self.restore(None);
     }

@@ -123,7 +123,7 @@ fn seal_rows(state: &mut TaskState, offset: i64, rows: impl IntoIterator<Item = 
     for (number, byte) in rows {
         state.put(ROWS, format!("\u{1}{number:06}").as_bytes(), &[byte; 100]).unwrap();
     }
-    state.seal(&Sealed { changelogs: vec![(ROWS, Offset(offset))], inputs: Vec::new() }).unwrap();
+    state.seal(&Sealed { changelogs: vec![(ROWS, Offset(offset))], inputs: Vec::new(), as_of: None }).unwrap();
 }
 
 fn count(state: &mut TaskState) -> usize {
@@ -204,7 +204,7 @@ fn a_restore_from_the_start_goes_into_files() {
     // One is of `meta`; how many of the others are left depends on how soon RocksDB merges them.
     let before = table_files(&disk.database()).len();
     assert!(before > 1, "no files came in while it was going on");
-    state.finish_restore(&Sealed { changelogs: vec![(ROWS, Offset(60_000))], inputs: Vec::new() }).unwrap();
+    state.finish_restore(&Sealed { changelogs: vec![(ROWS, Offset(60_000))], inputs: Vec::new(), as_of: None }).unwrap();
     assert!(!disk.task_path().join("db.ingest").exists() || table_files(&disk.task_path().join("db.ingest")).is_empty());
     drop(state);
     let mut state = disk.state(CacheBudget::default());
@@ -233,7 +233,7 @@ fn the_offset_of_an_emptied_store_does_not_outlive_its_rebuild() {
     let mut state = open().unwrap();
     seal_rows(&mut state, 1, [(1, 1)]);
     state.delete(ROWS, "\u{1}000001".as_bytes()).unwrap();
-    state.seal(&Sealed { changelogs: vec![(ROWS, Offset(2))], inputs: Vec::new() }).unwrap();
+    state.seal(&Sealed { changelogs: vec![(ROWS, Offset(2))], inputs: Vec::new(), as_of: None }).unwrap();
     state.close().unwrap();
     let mut state = open().unwrap();
     state.begin_restore(ROWS, Offset(0)).unwrap();
@@ -268,7 +268,7 @@ fn a_folder_can_be_looked_into_beside_its_worker() {
         state.put(WINDOWS, &layout::windowed_key(b"\x01a", Time(start)), b"w").unwrap();
     }
     let inputs = vec![(Name::parse("orders").unwrap(), Offset(77))];
-    state.seal(&Sealed { changelogs: vec![(WINDOWS, Offset(4))], inputs }).unwrap();
+    state.seal(&Sealed { changelogs: vec![(WINDOWS, Offset(4))], inputs, as_of: None }).unwrap();
     seal_rows(&mut state, 2500, (0..2500).map(|n| (n, 1)));
     state.flush().unwrap();
     // Not flushed, so not seen.
