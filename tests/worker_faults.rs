@@ -128,7 +128,7 @@ fn a_folder_of_another_app_or_a_newer_version_is_refused_and_left_alone() {
 fn a_restore_that_was_killed_half_way_is_done_again() {
     let Some(mut world) = world("half") else { return };
     // Half of the rows are more than a restore collects before it writes, and do not compress well.
-    world.category = noise(4096);
+    world.category = noise(8192);
     let settings = ["memory.write_buffers=1MiB", "memory.row_cache=0B"];
     let (worker, rows) = with_products(&mut world, 400, &settings);
     worker.kill();
