@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
+mod random;
 #[path = "view_world/server.rs"]
 #[allow(dead_code, reason = "made for the tests of views")]
 mod server;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use random::Random;
 use server::Server;
 use servers::wait_for;
 use worker_world::{Process, World, files};
@@ -358,11 +360,8 @@ fn wait_for_view(world: &World, redis: &Server, rows: &BTreeMap<String, Value>) 
 
 /// Letters without a pattern.
 fn noise(length: usize) -> String {
-    let next = |state: &mut u32| {
-        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        Some(char::from(b'a' + (*state >> 24) as u8 % 26))
-    };
-    (0..length).scan(1, |state, _| next(state)).collect()
+    let mut random = Random(1);
+    (0..length).map(|_| char::from(b'a' + random.below(26) as u8)).collect()
 }
 
 // ---- damage

@@ -107,13 +107,10 @@ fn close_input(thread: &StreamThread) -> Closed {
         }
         // Where only timers have fired, one is told again: the group refuses the offsets of a worker that has lost the task and does
         // not know it yet, and with them the transaction. Without any, nobody would refuse it.
-        let is_dirty = task.is_dirty(&thread.app.plan.subtopologies[task.id.subtopology as usize], at);
-        offsets.extend(
-            task.inputs
-                .first()
-                .filter(|_| is_dirty && offsets.len() == before)
-                .map(|input| (input.topic.clone(), task.id.partition, input.next)),
-        );
+        let subtopology = &thread.app.plan.subtopologies[task.id.subtopology as usize];
+        if offsets.len() == before && task.is_dirty(subtopology, at) {
+            offsets.extend(task.inputs.first().map(|input| (input.topic.clone(), task.id.partition, input.next)));
+        }
     }
     Closed { offsets, at }
 }
