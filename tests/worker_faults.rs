@@ -43,7 +43,7 @@ fn with_products(world: &mut World, count: u32, settings: &[&str]) -> (Process, 
     let worker = world.start("w", settings);
     world.send(0..count);
     worker.wait_until_ready();
-    let rows = worker.wait_for_products(world, count as usize);
+    let rows = worker.wait_for_products(world);
     (worker, rows)
 }
 
@@ -179,8 +179,8 @@ fn a_full_disk_stops_its_tasks_and_gives_no_wrong_answer() {
     disk.make_room();
     let worker = world.start("w", &settings);
     worker.wait_until_ready();
-    // Products and prices are two topics: a row may be there before its price.
-    let is_whole = |row: &Value| row["price"].is_string();
+    // Products and prices are two topics: either may be there before the other.
+    let is_whole = |row: &Value| row["price"].is_string() && row["name"] != "";
     let rows = worker.watched("all products with their prices", || {
         worker.products().filter(|rows| rows.len() == sent.min(1000) as usize && rows.values().all(is_whole))
     });
@@ -203,7 +203,7 @@ fn a_second_worker_of_the_same_id_is_refused_and_the_first_goes_on() {
         assert_refused(&mut second, &["another worker with the id `w` is running", "give each worker its own `worker.id`"]);
     }
     world.send(0..10);
-    first.wait_for_products(&world, 10);
+    first.wait_for_products(&world);
     assert!(first.is_running());
     let disturbed = first.lines_with("joining again");
     assert!(disturbed.is_empty(), "it was disturbed: {disturbed:?}");
@@ -219,7 +219,7 @@ fn of_two_workers_of_one_id_that_start_at_once_one_remains() {
     let rest = &mut both[1 - ended];
     world.send(0..10);
     rest.wait_until_ready();
-    rest.wait_for_products(&world, 10);
+    rest.wait_for_products(&world);
     assert!(rest.is_running());
 }
 
@@ -276,7 +276,7 @@ fn sigterm_ends_a_worker_whose_redis_hangs() {
     wait_for_view(&world, &redis, &rows);
     redis.command("CLIENT PAUSE 60000 ALL");
     world.send(0..10);
-    worker.wait_for_products(&world, 10);
+    worker.wait_for_products(&world);
     let (code, took) = worker.terminate();
     assert_eq!(code, Some(0));
     assert!(took < SHUTDOWN, "{took:?}");
@@ -297,7 +297,7 @@ fn redis_may_be_absent_come_and_come_back_empty() {
     wait_for_view(&world, &redis, &rows);
     redis.kill();
     world.send(0..30);
-    let rows = worker.wait_for_products(&world, 30);
+    let rows = worker.wait_for_products(&world);
     // A lag alone may be a piece that is on its way: Redis stays away until the worker has noticed.
     worker.watched("the second line", || (worker.lines_with("Redis does not take writes").len() >= 2).then_some(()));
     assert!(worker.metric("millstream_view_lag_offsets") > 0);
@@ -319,24 +319,24 @@ fn a_worker_may_wait_for_a_view_that_lags() {
     let settings = [&format!("redis.url={}", redis.url()), "worker.on_lag=pause", "redis.queue=1MiB"];
     let (worker, rows) = with_products(&mut world, 10, &settings);
     wait_for_view(&world, &redis, &rows);
-    redis.command("CLIENT PAUSE 60000 WRITE");
-    // More than the queue holds.
-    let begun = Instant::now();
-    (0..20).for_each(|_| world.send(0..500));
-    worker.watched("a full queue", || (worker.metric("millstream_view_queue_bytes") >= 1 << 20).then_some(()));
+    redis.command("CLIENT PAUSE 600000 WRITE");
+    // How many commits the records of a call end in is the machine's affair, so records go on coming for as long as it takes.
+    worker.watched("a full queue", || {
+        world.send(0..500);
+        (worker.metric("millstream_view_queue_bytes") >= 1 << 20).then_some(())
+    });
     let records = || worker.metric("millstream_records_total");
     let mut before = (records(), Instant::now());
-    worker.watched("the records to stand still", || {
+    worker.watched("the records to stand still while more are sent", || {
+        world.send(0..500);
         let now = records();
         if now != before.0 {
             before = (now, Instant::now());
         }
         (before.1.elapsed() > Duration::from_secs(1)).then_some(())
     });
-    assert!(before.0 < 2 * 10_010, "{} records, in spite of a full queue", before.0);
-    assert!(begun.elapsed() < Duration::from_secs(50), "Redis came back before it was looked at");
     redis.command("CLIENT UNPAUSE");
-    let rows = worker.wait_for_products(&world, 500);
+    let rows = worker.wait_for_products(&world);
     wait_for_view(&world, &redis, &rows);
     assert_eq!(worker.metric("millstream_view_dropped_batches_total"), 0, "who pauses loses nothing");
 }

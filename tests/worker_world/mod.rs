@@ -56,6 +56,8 @@ pub struct World {
     topology: PathBuf,
     producer: Option<(Box<dyn Producer>, TopicHandle, TopicHandle)>,
     sent: u64,
+    /// The number of the last record of each key.
+    latest: BTreeMap<String, u64>,
     /// Of all products that are sent; makes rows as large as a test needs them.
     pub category: String,
 }
@@ -75,7 +77,16 @@ impl World {
             .replace("\"product:{key}\"", &format!("\"{app}:{{key}}\""))
             .replace("\"chart:{key}:1m\"", &format!("\"{app}-chart:{{key}}\""));
         fs::write(&topology, text).expect("the topology is written");
-        World { app, folder, brokers: brokers.to_owned(), topology, producer: None, sent: 0, category: "drinks".to_owned() }
+        World {
+            app,
+            folder,
+            brokers: brokers.to_owned(),
+            topology,
+            producer: None,
+            sent: 0,
+            latest: BTreeMap::new(),
+            category: "drinks".to_owned(),
+        }
     }
 
     /// Makes the topics, and what writes to them.
@@ -102,6 +113,7 @@ impl World {
         for key in keys {
             self.sent += 1;
             let (key, number) = (format!("p{key}"), self.sent);
+            self.latest.insert(key.clone(), number);
             let at = 1_767_225_600_000_u64 + number;
             let product = json!({
                 "eventId": format!("c{number}"), "productId": key, "name": format!("name {number}"), "category": self.category, "occurredAt": at
@@ -246,14 +258,17 @@ impl Process {
         self.watched("all tasks to answer", || self.products())
     }
 
-    /// The rows, once there are so many and the last record that was sent is in them.
+    /// The rows, once they are those of the last records of all keys: the two topics and the partitions are each read at their own pace.
     #[track_caller]
-    pub fn wait_for_products(&self, world: &World, count: usize) -> BTreeMap<String, Value> {
-        let last = world.sent.to_string();
-        self.watched(&format!("{count} products, the last with price {last}"), || {
-            let rows = self.products()?;
-            let has_last = rows.values().any(|row| row["price"] == json!(last) && row["name"] == json!(format!("name {last}")));
-            (rows.len() == count && has_last).then_some(rows)
+    pub fn wait_for_products(&self, world: &World) -> BTreeMap<String, Value> {
+        let is_latest = |(key, row): (&String, &Value)| {
+            world
+                .latest
+                .get(key)
+                .is_some_and(|last| row["price"] == json!(last.to_string()) && row["name"] == json!(format!("name {last}")))
+        };
+        self.watched(&format!("{} products as they were sent last", world.latest.len()), || {
+            self.products().filter(|rows| rows.len() == world.latest.len() && rows.iter().all(is_latest))
         })
     }
 
