@@ -335,7 +335,13 @@ fn a_worker_may_wait_for_a_view_that_lags() {
         }
         (before.1.elapsed() > Duration::from_secs(1)).then_some(())
     });
+    // It reads while it is paused, but only what is written ends the trouble: one line when it begins, one when it is over.
+    let lanes = 4;
+    worker.watched("each view to be refused twice", || (worker.metric("millstream_redis_errors_total") >= 2 * lanes).then_some(()));
+    assert_eq!(worker.lines_with("Redis takes writes again").len(), 0, "{:#?}", worker.said());
+    assert_eq!(worker.lines_with("Redis does not take writes").len(), 1, "{:#?}", worker.said());
     redis.command("CLIENT UNPAUSE");
+    worker.wait_for_line(&["Redis takes writes again"]);
     let rows = worker.wait_for_products(&world);
     wait_for_view(&world, &redis, &rows);
     assert_eq!(worker.metric("millstream_view_dropped_batches_total"), 0, "who pauses loses nothing");

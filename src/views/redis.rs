@@ -244,7 +244,8 @@ impl Driver {
                 self.lane.take(self.shared.queue.take(self.id));
             }
             match self.turn().await {
-                Ok(()) => self.recovered(),
+                Ok(true) => self.recovered(),
+                Ok(false) => {}
                 Err(failure) => self.failed(failure).await,
             }
             self.shared.queue.done(self.id, self.lane.take_released());
@@ -257,8 +258,9 @@ impl Driver {
         }
     }
 
-    /// Takes one step and gives the lane its answer.
-    async fn turn(&mut self) -> Result<(), Failure> {
+    /// Takes one step and gives the lane its answer. Returns whether all is well: something was written, or nothing is left to write.
+    /// A Redis that is full or paused still answers what it is asked.
+    async fn turn(&mut self) -> Result<bool, Failure> {
         let now = self.shared.clock.now();
         let (table, partition, watermark) = (self.lane.table(), self.lane.partition(), self.lane.watermark_key().to_owned());
         let shared = self.shared.clone();
@@ -266,7 +268,7 @@ impl Driver {
             Step::Idle { until } => {
                 let wait = Duration::from_millis(u64::try_from(until.0 - now.0).unwrap_or(0)).min(IDLE_MAX);
                 _ = timeout(wait, self.wake.notified()).await;
-                return Ok(());
+                return Ok(true);
             }
             Step::Ask(question) => question.ask(&*shared.views.source, table, partition).await,
             Step::Read => shared.read(self.id, &watermark).await?,
@@ -274,8 +276,9 @@ impl Driver {
             Step::FindKeys { pattern, of, cursor } => shared.find_keys(self.id, &pattern.glob(), of, cursor).await?,
             Step::FindEntries { ledger, cursor } => shared.find_entries(self.id, &ledger, cursor).await?,
         };
+        let is_written = matches!(answer, Answer::Reply(_));
         self.lane.answer(answer, shared.clock.now());
-        Ok(())
+        Ok(is_written)
     }
 
     fn recovered(&mut self) {
