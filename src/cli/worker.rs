@@ -13,7 +13,7 @@ use crate::config::secret::Secret;
 use crate::http::{HttpLimits, HttpOptions, Server};
 use crate::log::Log;
 use crate::metrics::{self, Metrics};
-use crate::model::Clock;
+use crate::model::{Clock, Name};
 use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
 use crate::runtime::feed::ViewFeed;
 use crate::runtime::observe::Observer;
@@ -130,7 +130,7 @@ impl RunningWorker {
         let peers = Arc::new(Peers::default());
         let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));
         app.observers.push(Arc::new(ChangeFeed::of(&answers)));
-        let server = start_http(&parts, runtime, answers)?;
+        let server = start_http(&app.plan.topology.app, &parts, runtime, answers)?;
         parts.metrics.before_text(|shown| {
             if let Some(bytes) = resident_bytes() {
                 shown.gauge(&metrics::RESIDENT_BYTES, &[]).set(bytes as i64);
@@ -252,9 +252,14 @@ fn start_views(
     views.map(|views| Some(Arc::new(views) as Arc<dyn ViewPublisher>)).map_err(|bad| bad.to_string())
 }
 
-fn start_http(parts: &WorkerParts<'_>, runtime: &tokio::runtime::Runtime, answers: Arc<WorkerAnswers>) -> Result<Server, String> {
+fn start_http(
+    app: &Name,
+    parts: &WorkerParts<'_>,
+    runtime: &tokio::runtime::Runtime,
+    answers: Arc<WorkerAnswers>,
+) -> Result<Server, String> {
     let listen = parts.http_listen;
-    let options = HttpOptions { listen, tokens: parts.http_tokens.clone(), limits: HttpLimits::default() };
+    let options = HttpOptions { app: app.clone(), listen, tokens: parts.http_tokens.clone(), limits: HttpLimits::default() };
     let started = runtime.block_on(Server::start(options, answers, parts.metrics.clone()));
     started.map_err(|error| format!("cannot listen on {listen} (`http.listen`): {error}; choose another port, or 0 for a free one"))
 }

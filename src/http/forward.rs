@@ -1,6 +1,7 @@
 //! One hop to the worker that owns a key.
 //!
-//! The request carries `x-hop: 1`, which the receiver never sends on. No redirect is followed, nothing but the target, the
+//! The request carries `x-hop: <app>`. The receiver never sends it on, and refuses it if it is a worker of another app: an address
+//! outlives the process that told it, and may be somebody else's by now. No redirect is followed, nothing but the target, the
 //! conditions and our own token is passed, and the answer is bounded in time and size.
 
 use std::net::IpAddr;
@@ -19,33 +20,36 @@ use tokio::time::timeout;
 use crate::config::secret::Secret;
 use crate::http::HttpLimits;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
+use crate::model::Name;
 
-/// On a request that comes from another worker.
+/// On a request that comes from another worker: the name of its app.
 pub const HOP: HeaderName = HeaderName::from_static("x-hop");
 
 /// Headers that go with the request.
 const ASKED: [HeaderName; 2] = [ACCEPT, IF_NONE_MATCH];
 
 /// Headers of the answer that are passed on.
-const ANSWERED: [HeaderName; 6] = [
+const ANSWERED: [HeaderName; 7] = [
     CONTENT_TYPE,
     ETAG,
     RETRY_AFTER,
     HeaderName::from_static("x-complete"),
     HeaderName::from_static("x-partition"),
     HeaderName::from_static("x-position"),
+    HeaderName::from_static("x-windows"),
 ];
 
 /// Asks other workers.
 pub struct Forwarder {
     client: Client<HttpConnector, Body>,
+    hop: HeaderValue,
     authorization: Option<HeaderValue>,
     answer_timeout: Duration,
     bytes_max: usize,
 }
 
 impl Forwarder {
-    pub fn new(token: Option<Secret>, limits: &HttpLimits) -> Forwarder {
+    pub fn new(app: &Name, token: Option<Secret>, limits: &HttpLimits) -> Forwarder {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(limits.answer_timeout));
         connector.set_nodelay(true);
@@ -56,6 +60,8 @@ impl Forwarder {
         });
         Forwarder {
             client: Client::builder(TokioExecutor::new()).build(connector),
+            // Names are letters, digits, `.`, `_` and `-`.
+            hop: HeaderValue::try_from(app.as_str()).unwrap_or(HeaderValue::from_static("?")),
             authorization,
             answer_timeout: limits.answer_timeout,
             bytes_max: limits.forwarded_bytes,
@@ -91,7 +97,7 @@ impl Forwarder {
         let mut outgoing = Request::new(Body::empty());
         *outgoing.uri_mut() = uri;
         copy(headers, outgoing.headers_mut(), &ASKED);
-        outgoing.headers_mut().insert(HOP, HeaderValue::from_static("1"));
+        outgoing.headers_mut().insert(HOP, self.hop.clone());
         if let Some(authorization) = &self.authorization {
             outgoing.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }

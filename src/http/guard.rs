@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::http::forward::HOP;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
 use crate::http::{ENDPOINTS, State as Shared};
@@ -48,6 +49,9 @@ fn check(state: &Shared, request: &Request) -> Result<(), Problem> {
     }
     if request.body().size_hint().lower() > state.limits.body_bytes {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("at most {} bytes", state.limits.body_bytes)));
+    }
+    if request.headers().get(HOP).is_some_and(|app| app.as_bytes() != state.app.as_bytes()) {
+        return Err(Problem::later("moved", "the worker that was here has gone, and this one is of another app", RETRY_AFTER_DEFAULT));
     }
     if state.tokens.is_empty() || OPEN_PATHS.contains(&uri.path()) || is_known(state, request.headers()) {
         return Ok(());

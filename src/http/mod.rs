@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::config::secret::Secret;
 use crate::http::forward::Forwarder;
 use crate::metrics::Metrics;
+use crate::model::Name;
 use crate::runtime::queries::Queries;
 
 mod changes;
@@ -80,6 +81,8 @@ impl Default for HttpLimits {
 
 /// What a server needs.
 pub struct HttpOptions {
+    /// The app that it answers for. Workers of another one may get the address of one that has ended, and must not be taken for it.
+    pub app: Name,
     /// Port 0 picks a free one; see [`Server::address`].
     pub listen: SocketAddr,
     /// Who may ask; empty: everybody. The first one is shown to other workers.
@@ -107,7 +110,8 @@ impl Server {
         let state = Arc::new(State {
             queries,
             metrics,
-            forwarder: Forwarder::new(options.tokens.first().cloned(), &limits),
+            forwarder: Forwarder::new(&options.app, options.tokens.first().cloned(), &limits),
+            app: options.app,
             tokens: options.tokens,
             limits,
             requests: Arc::new(Semaphore::new(limits.requests)),
@@ -138,6 +142,7 @@ struct State {
     queries: Arc<dyn Queries>,
     metrics: Arc<Metrics>,
     forwarder: Forwarder,
+    app: Name,
     tokens: Vec<Secret>,
     limits: HttpLimits,
     requests: Arc<Semaphore>,

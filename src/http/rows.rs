@@ -15,7 +15,7 @@ use crate::http::forward::HOP;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT, restoring, stopped};
 use crate::model::{Key, Time, Value};
-use crate::runtime::queries::{Answer, Answered, Location, Row, TableInfo};
+use crate::runtime::queries::{Answer, Answered, Location, Row, TableInfo, WindowRow};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// `false` for a placeholder; not there for a whole row.
@@ -24,6 +24,8 @@ const COMPLETE: HeaderName = HeaderName::from_static("x-complete");
 const PARTITION: HeaderName = HeaderName::from_static("x-partition");
 /// The changelog offset up to which everything is in the answer.
 const POSITION: HeaderName = HeaderName::from_static("x-position");
+/// How many windows are in the answer.
+const WINDOWS: HeaderName = HeaderName::from_static("x-windows");
 
 /// `GET /tables/{table}/{key}`.
 pub async fn row(
@@ -37,16 +39,16 @@ pub async fn row(
         let detail = format!("`{}` has windows: ask for `/tables/{}/{{key}}/windows`", table.name, table.name);
         return Err(Problem::bad_request("windowed", detail));
     }
-    if let Some(answer) = routed(&state, table, &key_value, &uri, &headers).await? {
-        return Ok(answer);
-    }
-    let answer = waited(&state, state.queries.get(table.id, key)).await?;
-    let Some(row) = &answer.value else {
-        let detail = format!("`{}` has no row of this key", table.name);
-        return Ok(with_position(problem_response(Problem::new(StatusCode::NOT_FOUND, "no_such_row", detail)), &answer));
+    let here = async {
+        let answer = waited(&state, state.queries.get(table.id, key)).await?;
+        let Some(row) = &answer.value else {
+            let detail = format!("`{}` has no row of this key", table.name);
+            return Ok(with_position(problem_response(Problem::new(StatusCode::NOT_FOUND, "no_such_row", detail)), &answer));
+        };
+        let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| is_same(known, row));
+        Ok(with_position(row_response(row, is_known), &answer))
     };
-    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| is_same(known, row));
-    Ok(with_position(row_response(row, is_known), &answer))
+    found(&state, table, &key_value, &uri, &headers, here).await
 }
 
 /// `GET /tables/{table}/{key}/windows`.
@@ -64,14 +66,18 @@ pub async fn windows(
     let from = parameters.time("from")?.unwrap_or(Time(0));
     let to = parameters.time("to")?.unwrap_or(Time::MAX);
     let limit = parameters.limit(state.limits.page_rows, state.limits.page_rows)?;
-    if let Some(answer) = routed(&state, table, &key_value, &uri, &headers).await? {
-        return Ok(answer);
-    }
-    let mut answer = waited(&state, state.queries.windows(table.id, key, from, to, limit + 1)).await?;
-    let next = answer.value.get(limit).map(|window| window.start.0);
-    answer.value.truncate(limit);
+    let here = async {
+        let mut answer = waited(&state, state.queries.windows(table.id, key, from, to, limit + 1)).await?;
+        let next = answer.value.get(limit).map(|window| window.start.0);
+        answer.value.truncate(limit);
+        Ok(windows_response(&key_value, &answer, next))
+    };
+    found(&state, table, &key_value, &uri, &headers, here).await
+}
+
+fn windows_response(key: &Value, answer: &Answer<Vec<WindowRow>>, next: Option<i64>) -> Response<Body> {
     let mut body = b"{\"key\":".to_vec();
-    write_value(&key_value, &mut body);
+    write_value(key, &mut body);
     body.extend_from_slice(b",\"windows\":[");
     for (position, window) in answer.value.iter().enumerate() {
         let comma = if position == 0 { "" } else { "," };
@@ -84,7 +90,9 @@ pub async fn windows(
     }
     // Where to go on (`from`), if there are more.
     body.extend_from_slice(format!("],\"next\":{}}}", serde_json::json!(next)).as_bytes());
-    Ok(with_position(json_response(body), &answer))
+    let mut response = with_position(json_response(body), answer);
+    insert(response.headers_mut(), WINDOWS, answer.value.len().to_string());
+    response
 }
 
 /// The table that a path names.
@@ -109,19 +117,43 @@ fn named(state: &Shared, path: Result<Path<(String, String)>, PathRejection>) ->
     Ok((table, key, value))
 }
 
-/// Lets the worker answer that owns the key. `None`: this one does.
-async fn routed(state: &Shared, table: &TableInfo, key: &Value, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response<Body>>, Problem> {
-    match state.queries.locate(table.id, key) {
-        Location::Local => Ok(None),
-        Location::Restoring => Err(restoring(RETRY_AFTER_DEFAULT)),
-        Location::Stopped => Err(stopped()),
-        Location::Unknown => Err(Problem::later("unassigned", "no worker has the task of this key at the moment", RETRY_AFTER_DEFAULT)),
-        // Whoever sent it here was wrong about the owner. It must not travel on: two workers with old news would play ping-pong.
-        Location::Remote(_) if headers.contains_key(HOP) => {
-            Err(Problem::later("moved", "the task of this key has moved to another worker", RETRY_AFTER_DEFAULT))
+/// Asks wherever the key may be until one has it; `here` is our own answer.
+async fn found(
+    state: &Shared,
+    table: &TableInfo,
+    key: &Value,
+    uri: &Uri,
+    headers: &HeaderMap,
+    here: impl Future<Output = Result<Response<Body>, Problem>>,
+) -> Result<Response<Body>, Problem> {
+    let is_from_worker = headers.contains_key(HOP);
+    let (mut here, mut absent) = (Some(here), None);
+    for place in state.queries.locate(table.id, key) {
+        let answer = match place {
+            Location::Local => match here.take() {
+                Some(here) => here.await?,
+                None => continue,
+            },
+            Location::Restoring => return Err(restoring(RETRY_AFTER_DEFAULT)),
+            Location::Stopped => return Err(stopped()),
+            // Whoever sent it here asks the others itself. It must not travel on: two workers with old news would play ping-pong.
+            Location::Remote(_) | Location::Unknown if is_from_worker => continue,
+            Location::Unknown => {
+                return Err(Problem::later("unassigned", "no worker has the task of this key at the moment", RETRY_AFTER_DEFAULT));
+            }
+            Location::Remote(endpoint) => state.forwarder.forward(&endpoint, uri, headers).await?,
+        };
+        if !is_absent(&answer) {
+            return Ok(answer);
         }
-        Location::Remote(endpoint) => state.forwarder.forward(&endpoint, uri, headers).await.map(Some),
+        absent.get_or_insert(answer);
     }
+    absent.ok_or_else(|| Problem::later("moved", "the task of this key has moved to another worker", RETRY_AFTER_DEFAULT))
+}
+
+/// Whether an answer says that there is nothing; then another place may have it.
+fn is_absent(answer: &Response<Body>) -> bool {
+    answer.status() == StatusCode::NOT_FOUND || answer.headers().get(WINDOWS).is_some_and(|count| count == "0")
 }
 
 /// Bounds the time of an answer.

@@ -25,6 +25,8 @@ struct Fake {
     tables: Vec<TableInfo>,
     rows: BTreeMap<Key, Row>,
     location: Mutex<Location>,
+    elsewhere: Mutex<Vec<Location>>,
+    windows: i64,
     fault: Mutex<Option<Unanswered>>,
     never_answers: bool,
     feed: Arc<Feed>,
@@ -61,6 +63,8 @@ impl Fake {
             ],
             rows: rows.collect(),
             location: Mutex::new(Location::Local),
+            elsewhere: Mutex::default(),
+            windows: 5,
             fault: Mutex::new(None),
             never_answers: false,
             feed: Feed::new(5),
@@ -85,8 +89,8 @@ impl Queries for Fake {
         &self.tables
     }
 
-    fn locate(&self, _: TableId, _: &Value) -> Location {
-        self.location.lock().unwrap().clone()
+    fn locate(&self, _: TableId, _: &Value) -> Vec<Location> {
+        [&[self.location.lock().unwrap().clone()], &**self.elsewhere.lock().unwrap()].concat()
     }
 
     fn get(&self, _: TableId, key: Key) -> Answered<Answer<Option<Row>>> {
@@ -116,7 +120,7 @@ impl Queries for Fake {
     }
 
     fn windows(&self, _: TableId, _: Key, from: Time, to: Time, limit: usize) -> Answered<Answer<Vec<WindowRow>>> {
-        let all = (0..5).map(|n| WindowRow { start: Time(n * 60_000), end: Time((n + 1) * 60_000), row: row("w", n, true) });
+        let all = (0..self.windows).map(|n| WindowRow { start: Time(n * 60_000), end: Time((n + 1) * 60_000), row: row("w", n, true) });
         self.answer(all.filter(|window| (from..to).contains(&window.start)).take(limit).collect())
     }
 
@@ -151,9 +155,14 @@ impl Queries for Fake {
 const TOKEN: &str = "0123456789abcdef";
 
 async fn started(fake: Fake, tokens: &[&str], limits: HttpLimits) -> (Arc<Fake>, Server) {
+    started_of("shop", fake, tokens, limits).await
+}
+
+async fn started_of(app: &str, fake: Fake, tokens: &[&str], limits: HttpLimits) -> (Arc<Fake>, Server) {
     let fake = Arc::new(fake);
     let tokens = tokens.iter().map(|token| Secret::new(*token)).collect();
-    let options = HttpOptions { listen: "127.0.0.1:0".parse().unwrap(), tokens, limits };
+    let app = Name::parse(app).unwrap();
+    let options = HttpOptions { app, listen: "127.0.0.1:0".parse().unwrap(), tokens, limits };
     let queries: Arc<dyn Queries> = fake.clone();
     let metrics = Metrics::new();
     metrics.counter(&RECORDS, &["product_created"]).inc();
@@ -318,7 +327,45 @@ async fn nothing_travels_further_than_one_hop() {
     *stale.location.lock().unwrap() = Location::Remote(server.address().to_string());
     *fake.location.lock().unwrap() = Location::Remote(middle.address().to_string());
     get(&server, "/tables/product/p1").await.is_problem(503, "moved");
-    get_with(&server, "/tables/product/p1", "x-hop: 1\r\n").await.is_problem(503, "moved");
+    get_with(&server, "/tables/product/p1", "x-hop: shop\r\n").await.is_problem(503, "moved");
+}
+
+/// A key of four bytes and the same of eight are one key, and choose different partitions.
+#[tokio::test]
+async fn a_key_that_may_be_in_two_partitions_is_looked_for_in_both() {
+    let (_, first) = with_rows("a", 1, [0, 1]).await;
+    let with_windows = Fake { rows: [(key("b0"), row("b", 1, true))].into(), ..Fake::new() };
+    let (_, second) = started(with_windows, &[], HttpLimits::default()).await;
+    let (fake, server) = started(Fake { windows: 0, ..Fake::new() }, &[], HttpLimits::default()).await;
+    let remote = |server: &Server| Location::Remote(server.address().to_string());
+    let asked = async |places: Vec<Location>, path: &str| {
+        *fake.location.lock().unwrap() = places[0].clone();
+        *fake.elsewhere.lock().unwrap() = places[1..].to_vec();
+        get(&server, path).await
+    };
+    let both = || vec![Location::Local, remote(&second)];
+    assert_eq!(asked(both(), "/tables/product/b0").await.json()["name"], "b");
+    assert_eq!(asked(both(), "/tables/product/p1").await.json()["name"], "p1", "ours is not asked for elsewhere");
+    assert_eq!(asked(both(), "/tables/chart/7/windows").await.json()["windows"].as_array().unwrap().len(), 5);
+    assert_eq!(asked(vec![remote(&first), remote(&second)], "/tables/product/b0").await.json()["name"], "b");
+    asked(both(), "/tables/product/nobody").await.is_problem(404, "no_such_row");
+    // One that does not answer may have it.
+    asked(vec![Location::Local, Location::Unknown], "/tables/product/b0").await.is_problem(503, "unassigned");
+    assert_eq!(asked(vec![Location::Local, Location::Unknown], "/tables/product/p1").await.status, 200);
+    *fake.location.lock().unwrap() = Location::Local;
+    *fake.elsewhere.lock().unwrap() = vec![remote(&first)];
+    get_with(&server, "/tables/product/b0", "x-hop: shop\r\n").await.is_problem(404, "no_such_row");
+}
+
+/// Ports and addresses are given again.
+#[tokio::test]
+async fn a_worker_of_another_app_is_not_taken_for_the_one_that_was_at_its_address() {
+    let (_, stranger) = started_of("warehouse", Fake::new(), &[], HttpLimits::default()).await;
+    let (fake, server) = simple().await;
+    assert_eq!(get(&stranger, "/tables/product/p1").await.status, 200, "it has a row of that key");
+    *fake.location.lock().unwrap() = Location::Remote(stranger.address().to_string());
+    get(&server, "/tables/product/p1").await.is_problem(503, "moved");
+    get(&server, "/tables/chart/7/windows").await.is_problem(503, "moved");
 }
 
 #[tokio::test]

@@ -205,20 +205,19 @@ impl Queries for WorkerAnswers {
         &self.tables
     }
 
-    fn locate(&self, table: TableId, key: &Value) -> Location {
-        let tasks: Vec<TaskId> = self.partitions(table, key).into_iter().map(|partition| self.rows.task(table, partition)).collect();
-        let here = self.handle.tasks();
-        if tasks.iter().any(|task| here.contains(task)) {
-            let standings: Vec<Standing> = tasks.iter().map(|task| self.handle.standing(*task)).collect();
-            let has = |standing| standings.contains(&standing);
-            return match (has(Standing::Restoring), has(Standing::Stopped)) {
-                (true, _) => Location::Restoring,
-                (false, true) => Location::Stopped,
-                (false, false) => Location::Local,
-            };
-        }
-        let owner = tasks.iter().find_map(|task| self.peers.owner(*task, self.clock.now()));
-        owner.map_or(Location::Unknown, Location::Remote)
+    fn locate(&self, table: TableId, key: &Value) -> Vec<Location> {
+        let tasks = self.partitions(table, key).into_iter().map(|partition| self.rows.task(table, partition));
+        let standings: Vec<(TaskId, Standing)> = tasks.map(|task| (task, self.handle.standing(task))).collect();
+        let has = |wanted| standings.iter().any(|(_, standing)| *standing == wanted);
+        let here = match (has(Standing::Restoring), has(Standing::Stopped), has(Standing::Running)) {
+            (true, ..) => Some(Location::Restoring),
+            (_, true, _) => Some(Location::Stopped),
+            (.., true) => Some(Location::Local),
+            _ => None,
+        };
+        let away = standings.iter().filter(|(_, standing)| *standing == Standing::NotHere);
+        let owner = |task: TaskId| self.peers.owner(task, self.clock.now()).map_or(Location::Unknown, Location::Remote);
+        here.into_iter().chain(away.map(|(task, _)| owner(*task))).collect()
     }
 
     fn get(&self, table: TableId, key: Key) -> Answered<Answer<Option<Row>>> {

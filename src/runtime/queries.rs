@@ -22,8 +22,9 @@ pub trait Queries: Send + Sync {
     /// The tables of the app, with those that may not be read over HTTP.
     fn tables(&self) -> &[TableInfo];
 
-    /// Where the row of a key is.
-    fn locate(&self, table: TableId, key: &Value) -> Location;
+    /// Where the row of a key may be, this worker first; at least one place. Several where a key can be spelled in several ways, and
+    /// each chooses another partition: only who has asked them all knows that a row is absent.
+    fn locate(&self, table: TableId, key: &Value) -> Vec<Location>;
 
     /// The row of a key; `None` if it is absent. Keys are those of [`KeyCodec::store_key`].
     fn get(&self, table: TableId, key: Key) -> Answered<Answer<Option<Row>>>;
