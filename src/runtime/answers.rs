@@ -342,6 +342,7 @@ impl Queries for WorkerAnswers {
             problems.push(format!("task {task} has stopped: {why}"));
         }
         problems.extend(self.peers.silence(self.clock.now()));
+        problems.extend(self.peers.unheard().map(str::to_owned));
         let is_ready = problems.is_empty();
         // A view that is behind is shown, but the worker answers queries all the same.
         for view in self.views.iter().flat_map(|views| views.status()) {
