@@ -354,6 +354,9 @@ fn a_killed_worker_is_back_with_its_state_in_seconds() {
     let mut took = Vec::new();
     for _ in 0..3 {
         shop.wait_until_committed(LONG);
+        // Not in the middle of a rebalance: what a static member gave up and no other has yet may stay without an owner then, see
+        // "Known gaps" in ARCHITECTURE.md. This test is about the time that a restart takes.
+        wait_for("all tasks to run", LONG, || (worker.running().len() == PARTITIONS as usize).then_some(()));
         let follower = shop.kafka.follow(&shop.card, PARTITIONS, See::Committed);
         worker.kill();
         let event = events.newest();
