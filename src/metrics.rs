@@ -268,6 +268,12 @@ pub const TASKS: Metric = gauge(
     "Tasks of a stream thread, by what they do: `opening`, `restoring`, `running`, `stopped`.",
     "A `stopped` one says why on `/health/ready` and in the log.",
 );
+pub const ENFORCED_REBALANCES: Metric = counter(
+    "millstream_enforced_rebalances_total",
+    &[],
+    "Times this worker made its group rebalance, because a task was with nobody while the group was at rest.",
+    "Nothing: a worker had died in the middle of a rebalance. If it goes on rising, look at what the group says of its members.",
+);
 pub const RESTORE_LEFT: Metric = gauge(
     "millstream_restore_left_offsets",
     &["task"],
@@ -350,6 +356,7 @@ pub const METRICS: &[&Metric] = &[
     &POSITION,
     &LAG,
     &TASKS,
+    &ENFORCED_REBALANCES,
     &RESTORE_LEFT,
     &ROW_CACHE_BYTES,
     &ROCKSDB_READS,

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use millstream::log::{
     TopicHandle,
 };
 use millstream::model::{Clock, Headers, Name, Offset, SystemClock, Time};
+use millstream::runtime::unassigned::enforce_rebalance;
 use smol_str::SmolStr;
 
 /// The longest that a state is waited for.
@@ -35,13 +37,15 @@ const SESSION: Duration = Duration::from_secs(6);
 struct World {
     log: Arc<dyn Log>,
     memory: Option<MemoryCluster>,
+    /// The members assign, not the broker.
+    is_classic: bool,
     prefix: String,
 }
 
 impl World {
     fn memory(case: &str) -> World {
         let cluster = MemoryCluster::new(Arc::new(SystemClock));
-        World { log: cluster.log(), memory: Some(cluster), prefix: case.into() }
+        World { log: cluster.log(), memory: Some(cluster), is_classic: true, prefix: case.into() }
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test is told by the environment where its broker is")]
@@ -52,11 +56,13 @@ impl World {
             let _ = writeln!(std::io::stderr(), "not run: no KAFKA_BROKERS: kafka::{case}");
             return None;
         };
-        let prefix = format!("{case}-{}-{}", std::process::id(), SystemClock.now().0);
+        // The same case may run for both protocols in the same millisecond.
+        let prefix = format!("{case}-{protocol:?}-{}-{}", std::process::id(), SystemClock.now().0);
         let mut settings = KafkaSettings::new(brokers, &prefix);
         settings.group_protocol = protocol;
         settings.poll_interval_max = SESSION;
-        Some(World { log: Arc::new(KafkaLog::new(settings).unwrap()), memory: None, prefix })
+        let is_classic = protocol == GroupProtocol::Classic;
+        Some(World { log: Arc::new(KafkaLog::new(settings).unwrap()), memory: None, is_classic, prefix })
     }
 
     fn name(&self, suffix: &str) -> Name {
@@ -298,6 +304,7 @@ contract! { all: [
     inputs_follow_their_tasks,
     a_task_moves_only_with_its_owners_consent,
     a_restarted_instance_takes_its_tasks_up_again,
+    what_a_member_owed_when_it_died_finds_an_owner,
     a_silent_member_loses_its_tasks_and_cannot_commit,
 ] }
 
@@ -597,6 +604,35 @@ fn a_restarted_instance_takes_its_tasks_up_again(world: &World) {
     all_until(&mut members, "it has tasks again", |members| !members[0].tasks.is_empty());
     assert_eq!(members[0].tasks, before);
     assert_eq!(members[1].events, [], "nobody else notices");
+}
+
+fn what_a_member_owed_when_it_died_finds_an_owner(world: &World) {
+    let app = world.name("group");
+    world.topic("group-workers", 1);
+    let tasks = world.topic("tasks", 4);
+    let unassigned = || world.admin().unassigned(&app, &tasks, 4, CALL).unwrap();
+    assert!(unassigned().is_empty(), "there is no group yet");
+    let mut members = vec![world.member(Some("i1"))];
+    all_until(&mut members, "it has all tasks", |members| shares(members) == [4]);
+    assert!(unassigned().is_empty());
+    members[0].is_agreeing = false;
+    members.push(world.member(Some("i2")));
+    all_until(&mut members, "the owner is asked", |members| members[0].events.iter().any(|event| matches!(event, Event::Revoked(_))));
+    members.remove(0);
+    members.push(world.member(Some("i1")));
+    // The newer protocol's broker goes on with the round by itself.
+    if world.is_classic {
+        all_until(&mut members, "its next life has what was left to it", |members| shares(members) == [0, 2]);
+        let forgotten = unassigned();
+        assert_eq!(forgotten.len(), 2);
+        assert!(members.iter().all(|member| member.tasks.iter().all(|task| !forgotten.contains(task))));
+        members.iter_mut().for_each(|member| member.events.clear());
+        enforce_rebalance(&*world.log, &app, SESSION, &AtomicBool::new(false)).unwrap();
+    }
+    all_until(&mut members, "every task has an owner", |members| shares(members) == [2, 2]);
+    let is_taken = |event: &Event| matches!(event, Event::Revoked(_) | Event::Lost(_));
+    assert!(members.iter().all(|member| !member.events.iter().any(is_taken)), "nobody had to give anything up");
+    until("the group is at rest", || unassigned().is_empty());
 }
 
 fn a_second_instance_of_one_name_fences_the_first(world: &World) {

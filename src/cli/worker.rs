@@ -21,6 +21,7 @@ use crate::runtime::peers::{Me, PeerThread, Peers, refuse_rival};
 use crate::runtime::rows::TaskRows;
 use crate::runtime::settings::Settings;
 use crate::runtime::start::{App, MakeStorage, Parts, StartError, prepare};
+use crate::runtime::unassigned::UnassignedThread;
 use crate::runtime::watch::Watch;
 use crate::runtime::worker::{Crew, ThreadState, Worker};
 use crate::topology::Plan;
@@ -95,6 +96,7 @@ pub struct RunningWorker {
     server: Server,
     peers: PeerThread,
     watch: Watch,
+    unassigned: UnassignedThread,
     others: Arc<Peers>,
 }
 
@@ -141,10 +143,11 @@ impl RunningWorker {
         let tasks = Arc::new(crew.handle());
         let app = Arc::new(app);
         let worker = crew.start(app.clone()).map_err(|fault| fault.to_string())?;
-        let watch = Watch::start(app).map_err(|error| error.to_string())?;
         let others = peers.clone();
+        let unassigned = UnassignedThread::start(&app, tasks.clone(), peers.clone()).map_err(|error| error.to_string())?;
+        let watch = Watch::start(app).map_err(|error| error.to_string())?;
         let peers = PeerThread::start(parts.log, me, endpoint, tasks, peers, parts.clock).map_err(|error| error.to_string())?;
-        Ok(RunningWorker { worker, views, server, peers, watch, others })
+        Ok(RunningWorker { worker, views, server, peers, watch, unassigned, others })
     }
 
     /// Where HTTP answers.
@@ -219,6 +222,7 @@ impl RunningWorker {
         let end = Instant::now() + within;
         let left = || end.saturating_duration_since(Instant::now());
         runtime.block_on(self.server.stop(HTTP_GRACE.min(within / 10)));
+        self.unassigned.stop(left() / 4);
         // What comes after the threads gets a quarter of the time that is left.
         let stopped = self.worker.stop(left() * 3 / 4);
         self.watch.stop();

@@ -21,7 +21,8 @@ pub use message::Message;
 
 /// A cluster: makes consumers, producers and an admin client. One per worker, shared by its threads.
 pub trait Log: Send + Sync {
-    /// A member of the consumer group that is subscribed to the task topic only.
+    /// A member of the consumer group that is subscribed to the task topic only. One that is subscribed to another topic has no
+    /// part in the tasks; that it comes and goes makes the group rebalance.
     ///
     /// # Errors
     /// When the client cannot be made (bad settings). A broker that is away is not an error here: it shows in `poll`.
@@ -214,6 +215,10 @@ pub trait Admin: Send + Sync {
     fn config(&self, topic: &Name, keys: &[&str], timeout: Duration) -> Result<Vec<Option<String>>, LogError>;
     /// Number of brokers, to see whether `replication` can be had.
     fn brokers(&self, timeout: Duration) -> Result<usize, LogError>;
+    /// Which of the first `tasks` partitions of its task topic a group that is at rest has given to nobody: none of them finds an owner
+    /// before the next rebalance. Empty while a group rebalances, while nobody is in it, and where the broker assigns (KIP-848), for it
+    /// gives each partition away by itself.
+    fn unassigned(&self, group: &Name, task_topic: &Name, tasks: i32, timeout: Duration) -> Result<Vec<i32>, LogError>;
     /// Deletes records before an offset (repartition topics; tests).
     fn delete_records(&self, topic: &Name, partition: i32, before: Offset, timeout: Duration) -> Result<(), LogError>;
 }

@@ -3,7 +3,7 @@
 //! Routes queries, and refuses a second worker of the same id. A thread of its own writes and reads it; nothing of the data path
 //! depends on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -120,6 +120,19 @@ impl Peers {
             .filter(|presence| presence.tasks.iter().any(|task| task.starts_with(&prefix)))
             .map(|presence| presence.endpoint.clone())
             .collect()
+    }
+
+    /// The tasks of those who have said lately that they are there, as `<sub-topology>_<partition>`.
+    pub fn tasks(&self, now: Time) -> BTreeSet<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS);
+        believed.flat_map(|presence| presence.tasks.iter().cloned()).collect()
+    }
+
+    /// How many of those who are there come before a worker, by name: where one of all is to act, it is the first.
+    pub fn before(&self, worker: &Name, now: Time) -> usize {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter(|(name, presence)| name.as_str() < worker.as_str() && now.0 - presence.at < BELIEVED_MS).count()
     }
 
     fn hear(&self, worker: &str, presence: Option<Presence>) {

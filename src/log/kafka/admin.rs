@@ -1,5 +1,6 @@
 //! Administration of a Kafka cluster. Blocking; one client for the whole worker.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -15,7 +16,7 @@ use rdkafka::{Offset as NativeOffset, TopicPartitionList};
 
 use crate::log::kafka::context::AdminSide;
 use crate::log::kafka::error::{by_code, by_reason, of};
-use crate::log::kafka::ffi;
+use crate::log::kafka::{ffi, group};
 use crate::log::{Admin, LogError, LogErrorKind, NewTopic, TopicDescription};
 use crate::model::{Name, Offset, Time};
 
@@ -205,6 +206,22 @@ impl Admin for KafkaAdmin {
     fn brokers(&self, timeout: Duration) -> Result<usize, LogError> {
         let metadata = self.done(|| "count the brokers".into(), self.client.inner().fetch_metadata(None, timeout))?;
         Ok(metadata.brokers().len())
+    }
+
+    fn unassigned(&self, group: &Name, task_topic: &Name, tasks: i32, timeout: Duration) -> Result<Vec<i32>, LogError> {
+        let what = || format!("ask what group `{group}` has given to whom");
+        let groups = self.done(what, self.client.inner().fetch_group_list(Some(group), timeout))?;
+        let Some(found) = groups.groups().iter().find(|found| found.name() == &**group) else { return Ok(Vec::new()) };
+        if found.state() != group::AT_REST || found.members().is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut given = BTreeSet::new();
+        for member in found.members() {
+            let partitions = group::partitions_of(member.assignment().unwrap_or_default(), task_topic);
+            let unreadable = || LogError::new(LogErrorKind::Config, what(), format!("the assignment of `{}` is not readable", member.id()));
+            given.extend(partitions.ok_or_else(unreadable)?);
+        }
+        Ok((0..tasks).filter(|task| !given.contains(task)).collect())
     }
 
     fn delete_records(&self, topic: &Name, partition: i32, before: Offset, timeout: Duration) -> Result<(), LogError> {

@@ -1,7 +1,8 @@
 //! The log as Apache Kafka, through librdkafka. The only folder that names rdkafka.
 //!
 //! `settings` says how to reach a cluster and refuses what breaks a promise; `consumer`, `producer` and `admin` are the port;
-//! `context` is what the client tells us; `error` is what its errors mean; `ffi` is the C that is left.
+//! `context` is what the client tells us; `error` is what its errors mean; `group` reads what members were given; `ffi` is the C that
+//! is left.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +13,7 @@ mod consumer;
 mod context;
 mod error;
 mod ffi;
+mod group;
 mod producer;
 mod settings;
 #[cfg(test)]

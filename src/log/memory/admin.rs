@@ -9,6 +9,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use crate::log::memory::cluster::Shared;
 use crate::log::memory::coordinator::{Coordinator, Topic};
+use crate::log::memory::group::Group;
 use crate::log::memory::partition::Partition;
 use crate::log::{Admin, LogError, LogErrorKind, NewTopic, TopicDescription};
 use crate::model::{Name, Offset};
@@ -71,6 +72,10 @@ impl Admin for MemoryAdmin {
 
     fn brokers(&self, _timeout: Duration) -> Result<usize, LogError> {
         Ok(self.0.lock().brokers)
+    }
+
+    fn unassigned(&self, group: &Name, _task_topic: &Name, _tasks: i32, _timeout: Duration) -> Result<Vec<i32>, LogError> {
+        Ok(self.0.lock().groups.get(group).map_or_else(Vec::new, Group::unassigned))
     }
 
     fn delete_records(&self, topic: &Name, partition: i32, before: Offset, _timeout: Duration) -> Result<(), LogError> {

@@ -171,13 +171,20 @@ fn next_group_event(member: &mut Membership, state: &mut Coordinator) -> Result<
     let number = match member.number {
         Some(number) => number,
         None => {
-            group.task_topic = Some(settings.task_topic.clone());
+            if group.members.is_empty() {
+                group.task_topic = Some(settings.task_topic.clone());
+            }
             let Some(topic) = state.topic_of.get(&settings.task_topic) else {
                 let is_first = !std::mem::replace(&mut member.has_told_missing_topic, true);
                 return Ok(is_first.then(|| Event::Problem(missing_topic(&settings.task_topic, "subscribe to the tasks"))));
             };
-            let partitions = state.topics[*topic].partitions.len() as i32;
-            let number = group.join(settings.instance_id.clone(), settings.session_timeout, partitions);
+            let number = if group.task_topic.as_ref() == Some(&settings.task_topic) {
+                let partitions = state.topics[*topic].partitions.len() as i32;
+                group.join(settings.instance_id.clone(), settings.session_timeout, partitions)
+            } else {
+                let tasks = group.task_topic.as_ref().and_then(|name| state.topic_of.get(name));
+                group.join_as_guest(settings.session_timeout, tasks.map_or(0, |topic| state.topics[*topic].partitions.len() as i32))
+            };
             member.number = Some(number);
             number
         }
@@ -242,7 +249,7 @@ impl Consumer for MemoryConsumer {
             member.owned.retain(|partition| !list.contains(partition));
             if let Some(number) = member.number {
                 let mut state = self.shared.lock();
-                state.with_group(&member.settings.group, |group, _| group.give_back(number, list));
+                state.with_group(&member.settings.group, |group, partitions| group.give_back(number, list, partitions));
                 self.shared.notify(&state);
             }
         }

@@ -3,7 +3,8 @@
 //! The coordinator of a real cluster works in rounds of JoinGroup and SyncGroup; here a change takes one step and each
 //! member learns of it when it polls. What stays true, as with `cooperative-sticky`: a partition has one owner at a time, and
 //! a new one only after the old one has agreed or is gone; whoever stays keeps what it has, within one of an even share;
-//! each change of membership is a new generation.
+//! each change of membership is a new generation. And, as there: what a static member was to give back when it died, nobody gets
+//! before the next change, for its next life is given the rest and is not asked (KIP-345).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +16,8 @@ pub(super) type TopicPartition = (Name, i32);
 
 pub(super) struct Member {
     pub(super) instance: Option<Name>,
+    /// Subscribed to another topic than the tasks: has no share of them.
+    is_guest: bool,
     /// Announced by an `Assigned` event and not given back yet.
     pub(super) owned: BTreeSet<i32>,
     /// What it should own once everybody has given back what is another's.
@@ -46,21 +49,27 @@ pub(super) struct Group {
     /// By number of joining.
     pub(super) members: BTreeMap<u64, Member>,
     members_ever: u64,
+    /// Partitions that a round has promised to somebody and no round will give.
+    unassigned: BTreeSet<i32>,
     pub(super) offsets: BTreeMap<TopicPartition, Offset>,
     /// By producer: offsets in transactions that are still open.
     pending: BTreeMap<u32, Vec<(TopicPartition, Offset)>>,
 }
 
 impl Group {
-    /// Adds a member and returns its number. One with an instance id that is known takes over from its predecessor, which is
-    /// fenced, and nobody else notices.
+    /// Adds a member that wants a share, and returns its number. One with an instance id that is known takes over from its
+    /// predecessor, which is fenced, and nobody else notices.
     pub(super) fn join(&mut self, instance: Option<Name>, session_timeout: Duration, partitions: i32) -> u64 {
         self.members_ever += 1;
         let number = self.members_ever;
         let predecessor = instance.as_ref().and_then(|name| self.member_of_instance(name));
-        let mut member = Member { instance, owned: BTreeSet::new(), target: BTreeSet::new(), session_timeout, crashed_at: None };
+        let mut member =
+            Member { instance, is_guest: false, owned: BTreeSet::new(), target: BTreeSet::new(), session_timeout, crashed_at: None };
         match predecessor.and_then(|old| self.members.remove(&old)) {
             Some(old) => {
+                let owed: BTreeSet<i32> = old.owned.difference(&old.target).copied().collect();
+                self.members.values_mut().for_each(|other| other.target.retain(|partition| !owed.contains(partition)));
+                self.unassigned.extend(owed);
                 member.target = old.target;
                 self.members.insert(number, member);
             }
@@ -70,6 +79,21 @@ impl Group {
             }
         }
         number
+    }
+
+    /// Adds a member that has no share, for it is subscribed to another topic. Its coming is a change all the same.
+    pub(super) fn join_as_guest(&mut self, session_timeout: Duration, partitions: i32) -> u64 {
+        self.members_ever += 1;
+        let (owned, target) = (BTreeSet::new(), BTreeSet::new());
+        let guest = Member { instance: None, is_guest: true, owned, target, session_timeout, crashed_at: None };
+        self.members.insert(self.members_ever, guest);
+        self.rebalance(partitions);
+        self.members_ever
+    }
+
+    /// What nobody will get before the next change.
+    pub(super) fn unassigned(&self) -> Vec<i32> {
+        self.unassigned.iter().copied().collect()
     }
 
     /// Removes a member at once: it left, or its session ended.
@@ -131,25 +155,30 @@ impl Group {
         !member.owned.is_subset(&member.target) || member.target.difference(&member.owned).any(free)
     }
 
-    /// A member gives partitions back. As in the second round of the cooperative protocol, that is a new generation.
-    pub(super) fn give_back(&mut self, number: u64, partitions: &[i32]) {
-        if let Some(member) = self.members.get_mut(&number) {
-            member.owned.retain(|partition| !partitions.contains(partition));
+    /// A member gives some partitions back, of all there are. As in the second round of the cooperative protocol, that is a new
+    /// generation, and a change if the first round has left something.
+    pub(super) fn give_back(&mut self, number: u64, given: &[i32], partitions: i32) {
+        let Some(member) = self.members.get_mut(&number) else { return };
+        member.owned.retain(|partition| !given.contains(partition));
+        if self.unassigned.is_empty() {
             self.generation += 1;
+        } else {
+            self.rebalance(partitions);
         }
     }
 
     /// Spreads the partitions of the task topic anew: an even share for everybody, and as few moves as that takes.
     pub(super) fn rebalance(&mut self, partitions: i32) {
         self.generation += 1;
-        let count = self.members.len();
+        self.unassigned.clear();
+        let count = self.members.values().filter(|member| !member.is_guest).count();
         if count == 0 {
             return;
         }
         let total = usize::try_from(partitions).unwrap_or(0);
         let (share, extra) = (total / count, total % count);
         // Those who hold most get the larger shares, so that fewer partitions move.
-        let mut order: Vec<u64> = self.members.keys().copied().collect();
+        let mut order: Vec<u64> = self.members.iter().filter(|(_, member)| !member.is_guest).map(|(number, _)| *number).collect();
         order.sort_by_key(|number| std::cmp::Reverse(self.members[number].owned.len()));
         let mut free: BTreeSet<i32> = (0..partitions).collect();
         for (rank, number) in order.iter().enumerate() {
@@ -208,7 +237,7 @@ mod tests {
             quiet = true;
             for number in &numbers {
                 match group.next_change(*number) {
-                    Some(Change::Revoked(list)) => group.give_back(*number, &list),
+                    Some(Change::Revoked(list)) => group.give_back(*number, &list, 5),
                     Some(Change::Assigned(_)) => {}
                     None => continue,
                 }
@@ -240,7 +269,7 @@ mod tests {
         assert_eq!(group.next_change(second), None);
         assert_eq!(group.next_change(first), Some(Change::Revoked(vec![1])));
         assert_eq!(group.next_change(second), None);
-        group.give_back(first, &[1]);
+        group.give_back(first, &[1], 2);
         assert_eq!(group.next_change(second), Some(Change::Assigned(vec![1])));
     }
 
@@ -255,5 +284,23 @@ mod tests {
         assert_eq!(group.generation, generation);
         assert_eq!(group.check(old, Some(&name), generation), Err(Refusal::FencedInstance));
         assert_eq!(group.next_change(new), Some(Change::Assigned(vec![0, 1])));
+    }
+
+    #[test]
+    fn what_a_static_member_owed_when_it_died_nobody_gets_before_the_next_change() {
+        let name = |text: &str| Some(Name::parse(text).unwrap());
+        let mut group = Group::default();
+        let old = group.join(name("w-1"), SESSION, 4);
+        settle(&mut group);
+        let other = group.join(name("w-2"), SESSION, 4);
+        assert_eq!(group.next_change(old), Some(Change::Revoked(vec![2, 3])));
+        group.join(name("w-1"), SESSION, 4);
+        assert_eq!(settle(&mut group), [vec![], vec![0, 1]]);
+        assert_eq!(group.unassigned(), [2, 3]);
+        let guest = group.join_as_guest(SESSION, 4);
+        assert_eq!(settle(&mut group), [vec![2, 3], vec![0, 1], vec![]]);
+        assert!(group.unassigned().is_empty());
+        group.remove(guest, 4);
+        assert_eq!(settle(&mut group), [vec![2, 3], vec![0, 1]], "{other} keeps what it has");
     }
 }
