@@ -52,6 +52,7 @@ const MOVES: &[&metrics::Metric] = &[
     &metrics::EXPIRED_ROWS,
     &metrics::VIEW_REFILLS,
     &metrics::VIEW_REBUILDS,
+    &metrics::ENFORCED_REBALANCES,
 ];
 
 /// A run of one seed.
@@ -106,6 +107,10 @@ impl Run {
                 driver.rebalance(0).unwrap();
                 driver.forget_disks();
                 driver.rebalance(1 + self.random.below(2) as usize).unwrap();
+            }
+            7 if self.random.one_in(2) => {
+                let workers = 1 + self.random.below(3) as usize;
+                driver.crash_in_rebalance(workers, self.random.below(4) as usize).unwrap();
             }
             _ => driver.process().unwrap(),
         }

@@ -1,15 +1,16 @@
 //! Several workers on an in-process cluster, stepped by hand.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::log::NewTopic;
 use crate::log::memory::MemoryCluster;
 use crate::log::partitioner::partition_of;
-use crate::metrics::Metrics;
+use crate::log::{LogError, NewTopic};
+use crate::metrics::{ENFORCED_REBALANCES, Metrics};
 use crate::model::{Clock, Headers, ManualClock, Name, Offset, TableId, TaskId, Time};
 use crate::runtime::commit::Deadline;
 use crate::runtime::feed::ViewFeed;
@@ -19,6 +20,7 @@ use crate::runtime::settings::{Guarantee, Settings};
 use crate::runtime::start::{App, Parts, prepare};
 use crate::runtime::task::StateStorage;
 use crate::runtime::thread::StreamThread;
+use crate::runtime::unassigned::enforce_rebalance;
 use crate::runtime::worker::{Question, Refused};
 use crate::state::CacheBudget;
 use crate::testkit::storage::MemoryStateStorage;
@@ -27,6 +29,8 @@ use crate::views::memory::{MemoryRedis, MemoryViews};
 
 /// Turns in which a cluster may be busy with one input before we say that it hangs.
 const TURNS_MAX: usize = 100_000;
+/// Session of a guest of the group.
+const SESSION: Duration = Duration::from_secs(10);
 /// Time to shut a worker down; the cluster in process answers at once.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
@@ -206,11 +210,25 @@ impl Driver {
             for alive in self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()) {
                 is_busy |= alive.turn()?;
             }
-            if !is_busy {
+            if !is_busy && !self.remind_group()? {
                 return Ok(());
             }
         }
         Err(DriverError(format!("the workers did not come to rest in {TURNS_MAX} turns")))
+    }
+
+    /// What a worker does about tasks that nobody has (`runtime/unassigned`), when all are at rest. Says whether there were any.
+    fn remind_group(&self) -> Result<bool, DriverError> {
+        let (log, app) = (self.cluster.log(), &self.plan.topology.app);
+        let said = |error: LogError| DriverError(error.to_string());
+        let tasks = self.settings.partitions * self.plan.subtopologies.len() as i32;
+        let unassigned = log.admin().and_then(|admin| admin.unassigned(app, &names::tasks(app), tasks, Duration::ZERO)).map_err(said)?;
+        if unassigned.is_empty() {
+            return Ok(false);
+        }
+        self.metrics.counter(&ENFORCED_REBALANCES, &[]).inc();
+        enforce_rebalance(log.as_ref(), app, SESSION, &AtomicBool::new(false)).map_err(said)?;
+        Ok(true)
     }
 
     /// Lets all workers commit.
@@ -258,6 +276,24 @@ impl Driver {
             self.start_worker(number)?;
         }
         self.process()
+    }
+
+    /// Some workers join, up to this many; after so many turns of everybody, in the middle of it, all die at once and start again.
+    ///
+    /// # Errors
+    /// As [`Driver::process`].
+    pub fn crash_in_rebalance(&mut self, workers: usize, turns: usize) -> Result<(), DriverError> {
+        for number in 0..workers {
+            if self.workers.get(&number).is_none_or(|worker| worker.alive.is_none()) {
+                self.start_worker(number)?;
+            }
+        }
+        for _ in 0..turns {
+            for alive in self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()) {
+                alive.turn()?;
+            }
+        }
+        self.crash()
     }
 
     /// Runs on this many workers: some join, or the last ones leave.
