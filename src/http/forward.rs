@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::config::secret::Secret;
 use crate::http::HttpLimits;
+use crate::http::headers::{COMPLETE, PARTITION, POSITION, WINDOWS};
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT};
 use crate::model::Name;
 
@@ -29,15 +30,7 @@ pub const HOP: HeaderName = HeaderName::from_static("x-hop");
 const ASKED: [HeaderName; 2] = [ACCEPT, IF_NONE_MATCH];
 
 /// Headers of the answer that are passed on.
-const ANSWERED: [HeaderName; 7] = [
-    CONTENT_TYPE,
-    ETAG,
-    RETRY_AFTER,
-    HeaderName::from_static("x-complete"),
-    HeaderName::from_static("x-partition"),
-    HeaderName::from_static("x-position"),
-    HeaderName::from_static("x-windows"),
-];
+const ANSWERED: [HeaderName; 7] = [CONTENT_TYPE, ETAG, RETRY_AFTER, COMPLETE, PARTITION, POSITION, WINDOWS];
 
 /// Asks other workers.
 pub struct Forwarder {

@@ -27,6 +27,7 @@ pub mod client;
 mod forward;
 mod gather;
 mod guard;
+mod headers;
 mod pages;
 mod parameters;
 mod problem;

@@ -12,20 +12,13 @@ use tokio::time::timeout;
 use crate::codec::json::write_value;
 use crate::http::State as Shared;
 use crate::http::forward::HOP;
+use crate::http::headers::{COMPLETE, PARTITION, POSITION, WINDOWS};
 use crate::http::parameters::Parameters;
 use crate::http::problem::{Problem, RETRY_AFTER_DEFAULT, restoring, stopped};
 use crate::model::{Key, Time, Value};
 use crate::runtime::queries::{Answer, Answered, Location, Row, TableInfo, WindowRow};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// `false` for a placeholder; not there for a whole row.
-const COMPLETE: HeaderName = HeaderName::from_static("x-complete");
-/// The partition that answered.
-const PARTITION: HeaderName = HeaderName::from_static("x-partition");
-/// The changelog offset up to which everything is in the answer.
-const POSITION: HeaderName = HeaderName::from_static("x-position");
-/// How many windows are in the answer.
-const WINDOWS: HeaderName = HeaderName::from_static("x-windows");
 
 /// `GET /tables/{table}/{key}`.
 pub async fn row(

@@ -135,7 +135,7 @@ impl Peers {
         known.iter().filter(|(name, presence)| name.as_str() < worker.as_str() && now.0 - presence.at < BELIEVED_MS).count()
     }
 
-    fn hear(&self, worker: &str, presence: Option<Presence>) {
+    pub(super) fn hear(&self, worker: &str, presence: Option<Presence>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match presence {
             Some(presence) => known.insert(worker.to_owned(), presence),

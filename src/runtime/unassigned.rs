@@ -137,11 +137,11 @@ impl Look {
         if missing.is_empty() {
             return Ok(false);
         }
-        let (task_topic, count) = (names::tasks(&self.app), self.tasks.len() as i32);
-        let unassigned = self.log.admin()?.unassigned(&self.app, &task_topic, count, ASK_TIMEOUT);
         // Whatever comes of it, they have their time again: to find an owner, or until the group is asked anew.
         self.missing_since.clear();
-        let unassigned = unassigned?.into_iter().filter_map(|partition| self.tasks.get(partition as usize));
+        let (task_topic, count) = (names::tasks(&self.app), self.tasks.len() as i32);
+        let unassigned = self.log.admin()?.unassigned(&self.app, &task_topic, count, ASK_TIMEOUT)?;
+        let unassigned = unassigned.into_iter().filter_map(|partition| self.tasks.get(partition as usize));
         let forgotten: Vec<String> = unassigned.filter(|task| missing.contains(task)).map(ToString::to_string).collect();
         if forgotten.is_empty() {
             return Ok(false);
@@ -161,5 +161,185 @@ impl Look {
         let missing = self.tasks.iter().filter(|task| !here.contains(task) && !elsewhere.contains(&task.to_string()));
         self.missing_since = missing.map(|task| (*task, self.missing_since.get(task).copied().unwrap_or(now))).collect();
         self.missing_since.iter().filter(|(_, since)| now >= since.plus_ms(patience_ms)).map(|(task, _)| *task).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::log::memory::MemoryCluster;
+    use crate::log::{Admin, Consumer, NewTopic, Producer, ProducerSettings};
+    use crate::metrics::Metrics;
+    use crate::model::ManualClock;
+    use crate::runtime::peers::Presence;
+
+    const SESSION: Duration = Duration::from_secs(10);
+    const TASKS: i32 = 4;
+    const START: Time = Time(1_767_225_600_000);
+
+    #[derive(Default)]
+    struct Here(Mutex<Vec<TaskId>>);
+
+    impl HasTasks for Here {
+        fn tasks(&self) -> Vec<TaskId> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    struct World {
+        cluster: MemoryCluster,
+        here: Arc<Here>,
+        look: Look,
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    fn task(partition: i32) -> TaskId {
+        TaskId { subtopology: 0, partition }
+    }
+
+    impl World {
+        fn new() -> World {
+            let cluster = MemoryCluster::new(Arc::new(ManualClock::at(START)));
+            let topic = |name, partitions| NewTopic { name, partitions, replication: 1, config: Vec::new() };
+            cluster.create_topics(&[topic(names::tasks(&name("shop")), TASKS), topic(names::workers(&name("shop")), 1)]).unwrap();
+            let here = Arc::new(Here::default());
+            let look = Look {
+                log: cluster.log(),
+                app: name("shop"),
+                worker: name("w2"),
+                tasks: (0..TASKS).map(task).collect(),
+                session_timeout: SESSION,
+                here: here.clone(),
+                peers: Arc::new(Peers::default()),
+                missing_since: BTreeMap::new(),
+                enforced: Metrics::new().counter(&ENFORCED_REBALANCES, &[]),
+                stop: Arc::default(),
+            };
+            World { cluster, here, look }
+        }
+
+        fn member(&self, instance: &str) -> Box<dyn Consumer> {
+            let (group, task_topic, instance_id) = (name("shop"), names::tasks(&name("shop")), Some(name(instance)));
+            self.cluster.log().group_consumer(&GroupSettings { group, task_topic, instance_id, session_timeout: SESSION }).unwrap()
+        }
+
+        /// What a worker says at a moment.
+        fn says(&self, worker: &str, tasks: &[&str], at: Time) {
+            let tasks = tasks.iter().map(|task| (*task).to_owned()).collect();
+            let (life, host, endpoint) = ("1-1".to_owned(), "h".to_owned(), String::new());
+            self.look.peers.hear(worker, Some(Presence { version: 1, life, host, process: 1, endpoint, tasks, at: at.0 }));
+        }
+
+        fn once(&mut self, ms: i64) -> bool {
+            self.look.once(START.plus_ms(ms)).unwrap()
+        }
+
+        /// Tasks of each member, as the group has them.
+        fn given(&self) -> Vec<usize> {
+            self.cluster.members(&name("shop")).iter().map(|member| member.partitions.len()).collect()
+        }
+    }
+
+    /// A cluster that does not answer.
+    struct Away;
+
+    fn away<T>() -> Result<T, LogError> {
+        Err(LogError::new(LogErrorKind::Unreachable, "ask", "nobody answers"))
+    }
+
+    impl Log for Away {
+        fn group_consumer(&self, _group: &GroupSettings) -> Result<Box<dyn Consumer>, LogError> {
+            away()
+        }
+        fn reader(&self) -> Result<Box<dyn Consumer>, LogError> {
+            away()
+        }
+        fn producer(&self, _settings: &ProducerSettings) -> Result<Box<dyn Producer>, LogError> {
+            away()
+        }
+        fn admin(&self) -> Result<Box<dyn Admin>, LogError> {
+            away()
+        }
+    }
+
+    /// All that a member is told in one poll, agreed to.
+    fn agree(member: &mut dyn Consumer) -> Vec<Event> {
+        let events = member.poll(0, Duration::ZERO, &mut Vec::new()).unwrap();
+        events.iter().for_each(|event| member.acknowledge(event).unwrap());
+        events
+    }
+
+    /// Two members, of which the first died before it gave up what the second was to have, and came back.
+    fn forgotten(world: &World) -> [Box<dyn Consumer>; 2] {
+        let mut first = world.member("w1-0");
+        agree(&mut *first);
+        let mut second = world.member("w2-0");
+        assert_eq!(agree(&mut *second), []);
+        drop(first);
+        let mut again = world.member("w1-0");
+        assert_eq!(agree(&mut *again), [Event::Assigned(vec![0, 1])]);
+        assert_eq!(agree(&mut *second), []);
+        [again, second]
+    }
+
+    #[test]
+    fn a_task_that_nobody_has_for_five_seconds_finds_an_owner() {
+        let mut world = World::new();
+        let [mut first, mut second] = forgotten(&world);
+        world.says("w3", &["0_0", "0_1"], START.plus_ms(4_000));
+        assert!(!world.once(0));
+        assert!(!world.once(PATIENCE_MS - 1));
+        assert_eq!(world.given(), [0, 2]);
+        assert!(world.once(PATIENCE_MS));
+        assert_eq!(world.look.enforced.get(), 1);
+        assert_eq!(agree(&mut *second), [Event::Assigned(vec![2, 3])]);
+        assert_eq!(agree(&mut *first), []);
+        assert_eq!(world.given(), [2, 2], "the guest is gone");
+        *world.here.0.lock().unwrap() = vec![task(2), task(3)];
+        assert!(!world.once(3 * PATIENCE_MS));
+        assert!(!world.once(4 * PATIENCE_MS));
+        assert_eq!(world.look.enforced.get(), 1);
+    }
+
+    #[test]
+    fn the_first_worker_by_name_acts_and_the_others_give_it_time() {
+        let mut world = World::new();
+        let _members = forgotten(&world);
+        world.says("w1", &["0_0", "0_1"], START);
+        assert!(!world.once(0));
+        assert!(!world.once(PATIENCE_MS));
+        world.says("w1", &["0_0", "0_1"], START.plus_ms(PATIENCE_MS));
+        assert!(!world.once(2 * PATIENCE_MS - 1));
+        assert!(world.once(2 * PATIENCE_MS), "it has had its time");
+    }
+
+    #[test]
+    fn what_the_group_keeps_for_a_worker_that_is_dead_for_the_moment_is_left_to_it() {
+        let mut world = World::new();
+        let mut first = world.member("w1-0");
+        agree(&mut *first);
+        drop(first);
+        for ms in (0..9_000).step_by(1_000) {
+            assert!(!world.once(ms));
+        }
+        assert_eq!((world.look.enforced.get(), world.given()), (0, vec![4]));
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_answer_is_asked_again_later() {
+        let mut world = World::new();
+        let _members = forgotten(&world);
+        world.look.log = Arc::new(Away);
+        assert!(!world.once(0));
+        let error = world.look.once(START.plus_ms(PATIENCE_MS)).unwrap_err();
+        assert_eq!(error.kind, LogErrorKind::Unreachable, "{error}");
+        world.look.log = world.cluster.log();
+        assert!(!world.once(PATIENCE_MS + 1), "the tasks have their time again");
+        assert!(world.once(2 * PATIENCE_MS + 1));
     }
 }

@@ -216,6 +216,14 @@ impl Drop for Driver {
     }
 }
 
+/// What a turn that did not fail says of Redis.
+enum Turn {
+    /// It took what was written, or nothing is left to write: all is well.
+    Level,
+    /// It was asked something, or the store was. That says nothing: a Redis that is full or paused still answers.
+    Preparing,
+}
+
 /// The task of one lane.
 struct Driver {
     shared: Arc<Shared>,
@@ -244,8 +252,8 @@ impl Driver {
                 self.lane.take(self.shared.queue.take(self.id));
             }
             match self.turn().await {
-                Ok(true) => self.recovered(),
-                Ok(false) => {}
+                Ok(Turn::Level) => self.recovered(),
+                Ok(Turn::Preparing) => {}
                 Err(failure) => self.failed(failure).await,
             }
             self.shared.queue.done(self.id, self.lane.take_released());
@@ -258,9 +266,8 @@ impl Driver {
         }
     }
 
-    /// Takes one step and gives the lane its answer. Returns whether all is well: something was written, or nothing is left to write.
-    /// A Redis that is full or paused still answers what it is asked.
-    async fn turn(&mut self) -> Result<bool, Failure> {
+    /// Takes one step and gives the lane its answer.
+    async fn turn(&mut self) -> Result<Turn, Failure> {
         let now = self.shared.clock.now();
         let (table, partition, watermark) = (self.lane.table(), self.lane.partition(), self.lane.watermark_key().to_owned());
         let shared = self.shared.clone();
@@ -268,7 +275,7 @@ impl Driver {
             Step::Idle { until } => {
                 let wait = Duration::from_millis(u64::try_from(until.0 - now.0).unwrap_or(0)).min(IDLE_MAX);
                 _ = timeout(wait, self.wake.notified()).await;
-                return Ok(true);
+                return Ok(Turn::Level);
             }
             Step::Ask(question) => question.ask(&*shared.views.source, table, partition).await,
             Step::Read => shared.read(self.id, &watermark).await?,
@@ -276,9 +283,9 @@ impl Driver {
             Step::FindKeys { pattern, of, cursor } => shared.find_keys(self.id, &pattern.glob(), of, cursor).await?,
             Step::FindEntries { ledger, cursor } => shared.find_entries(self.id, &ledger, cursor).await?,
         };
-        let is_written = matches!(answer, Answer::Reply(_));
+        let turn = if matches!(answer, Answer::Reply(_)) { Turn::Level } else { Turn::Preparing };
         self.lane.answer(answer, shared.clock.now());
-        Ok(is_written)
+        Ok(turn)
     }
 
     fn recovered(&mut self) {
