@@ -384,4 +384,32 @@ mod tests {
         assert_eq!(peers.unheard(), None);
         thread.stop(Duration::from_secs(5));
     }
+
+    #[test]
+    fn a_rival_is_seen_where_a_process_of_our_program_has_its_number() {
+        let own = std::env::current_exe().unwrap();
+        let folder = std::env::temp_dir().join(format!("millstream-rival-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        // A process is called by the file that it was started as.
+        let alias = folder.join(own.file_name().unwrap());
+        std::os::unix::fs::symlink("/bin/sleep", &alias).unwrap();
+        let start = |program: &std::path::Path| std::process::Command::new(program).arg("60").spawn().unwrap();
+        let (mut same, mut other) = (start(&alias), start(std::path::Path::new("/bin/sleep")));
+        let name = |text: &str| Name::parse(text).unwrap();
+        let me = Me { app: name("shop"), worker: name("w"), host: "h".into(), process: std::process::id(), life: "1-1".into() };
+        let rival = |host: &str, process: u32| {
+            let (life, host, endpoint) = ("0-1".to_owned(), host.to_owned(), String::new());
+            Presence { version: 1, life, host, process, endpoint, tasks: Vec::new(), at: 0 }
+        };
+        assert!(is_seen_here(&rival("h", same.id()), &me));
+        assert!(!is_seen_here(&rival("elsewhere", same.id()), &me), "its number is of another machine");
+        assert!(!is_seen_here(&rival("h", other.id()), &me), "another program has the number now");
+        assert!(!is_seen_here(&rival("h", me.process), &me), "that is ourselves, as in every new container");
+        for child in [&mut same, &mut other] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(!is_seen_here(&rival("h", same.id()), &me), "it is gone");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

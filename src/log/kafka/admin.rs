@@ -1,6 +1,5 @@
 //! Administration of a Kafka cluster. Blocking; one client for the whole worker.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -212,16 +211,9 @@ impl Admin for KafkaAdmin {
         let what = || format!("ask what group `{group}` has given to whom");
         let groups = self.done(what, self.client.inner().fetch_group_list(Some(group), timeout))?;
         let Some(found) = groups.groups().iter().find(|found| found.name() == &**group) else { return Ok(Vec::new()) };
-        if found.state() != group::AT_REST || found.members().is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut given = BTreeSet::new();
-        for member in found.members() {
-            let partitions = group::partitions_of(member.assignment().unwrap_or_default(), task_topic);
-            let unreadable = || LogError::new(LogErrorKind::Config, what(), format!("the assignment of `{}` is not readable", member.id()));
-            given.extend(partitions.ok_or_else(unreadable)?);
-        }
-        Ok((0..tasks).filter(|task| !given.contains(task)).collect())
+        let members = found.members().iter().map(|member| (member.id(), member.assignment().unwrap_or_default()));
+        group::unassigned(found.state(), members, task_topic, tasks)
+            .map_err(|member| LogError::new(LogErrorKind::Config, what(), format!("the assignment of member `{member}` cannot be read")))
     }
 
     fn delete_records(&self, topic: &Name, partition: i32, before: Offset, timeout: Duration) -> Result<(), LogError> {
