@@ -172,6 +172,18 @@ impl World {
         }
     }
 
+    /// Somebody else sets a field of a hash.
+    fn put_field(&self, key: &str, field: &str, text: &str) {
+        match &self.home {
+            Home::Memory { redis, clock, .. } => redis.with(|place| {
+                let mut fields = place.hash(key.as_bytes(), clock.now()).expect("a hash").clone();
+                fields.insert(field.as_bytes().to_vec(), text.as_bytes().to_vec());
+                place.put(key.as_bytes(), Held::Hash(fields));
+            }),
+            Home::Redis { server, .. } => _ = server.command(&format!("HSET {key} {field} {text}")),
+        }
+    }
+
     fn ttl_ms(&self, key: &str) -> Option<i64> {
         match &self.home {
             Home::Memory { redis, clock, .. } => redis.with(|place| place.ttl_ms(key.as_bytes(), clock.now())),
@@ -222,6 +234,7 @@ in_both_places! {
     an_emptied_redis_is_filled_again_while_writing(2);
     a_reopened_partition_catches_up(2);
     rows_that_the_log_forgot_are_cleared_away(2);
+    rows_of_a_rebuild_that_was_cut_short_are_cleared_away(2);
     the_keys_of_another_partition_are_left_alone(2);
     a_key_of_another_type_gives_way(1);
     a_replaced_worker_changes_nothing(1);
@@ -316,6 +329,26 @@ fn rows_that_the_log_forgot_are_cleared_away(mut world: World) {
     world.open(&*views, 0);
     world.wait_for_tables("rows that went unseen");
     assert!(world.count(&VIEW_ORPHANS, &["card"]) > 0);
+}
+
+fn rows_of_a_rebuild_that_was_cut_short_are_cleared_away(mut world: World) {
+    let views = world.worker("w", state_views());
+    // Too few for the partitioner to be believed.
+    let keys: Vec<String> = (0..8).map(|number| format!("k{number}")).filter(|key| partition_of(key, 2) == 0).collect();
+    assert!((2..8).contains(&keys.len()), "{keys:?}");
+    let all: Vec<Change> = keys.iter().map(|key| Change::Product(key.clone(), Some(Product::new(key, 1)))).collect();
+    world.commit(&*views, 0, &all);
+    world.open(&*views, 0);
+    world.wait_for_tables("views before");
+    [PRODUCT, CANDLE].into_iter().for_each(|table| views.close(table, 0));
+    // Redis comes back as it was in the middle of a rebuild, which had written these rows.
+    for view in state_views() {
+        world.put_field(&format!("{{shop:{}:0}}:wm", view.name), "phase", "rebuild");
+    }
+    world.commit(&*views, 0, &[Change::Product(keys[0].clone(), None), Change::Product(keys[1].clone(), Some(Product::new("new", 2)))]);
+    world.open(&*views, 0);
+    world.wait_for_tables("rows that left the table meanwhile");
+    assert_eq!(world.count(&VIEW_REFILLS, &["card"]), 1, "the changes since that rebuild began are read");
 }
 
 fn the_keys_of_another_partition_are_left_alone(mut world: World) {

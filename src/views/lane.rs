@@ -642,12 +642,15 @@ impl Lane {
             _ => None,
         };
         let generation = self.next_generation(found.as_ref(), now);
+        let is_same = |found: &&Watermark| found.topic == self.settings.topic && found.view == self.fingerprint;
+        let begun = found.as_ref().filter(is_same).filter(|found| found.phase == Phase::Rebuild && found.offset <= self.sealed);
+        let begun = begun.map(|found| found.offset);
         let to = Watermark {
             topic: self.settings.topic.clone(),
             view: self.fingerprint.clone(),
             generation,
             phase: Phase::Rebuild,
-            offset: self.sealed,
+            offset: begun.unwrap_or(self.sealed),
             sub: 0,
             reach: self.sealed,
         };
@@ -656,7 +659,8 @@ impl Lane {
         self.pending.clear();
         let own = self.renderer.placement();
         let old = keys.as_deref().and_then(Pattern::read);
-        self.state = State::Rebuilding(Box::new(Rebuild::new(own, &self.settings.spec, was_there, old, self.ledger_key(), self.told)));
+        let rebuild = Rebuild::new(own, &self.settings.spec, was_there, old, self.ledger_key(), self.told, begun);
+        self.state = State::Rebuilding(Box::new(rebuild));
         self.send_from(seen, to, Commands::default(), 0, Vec::new(), now);
     }
 
@@ -685,7 +689,8 @@ impl Lane {
         let pattern = self.renderer.placement().pattern().map(Pattern::to_string).unwrap_or_default();
         commands.start(Verb::Hset).arg(self.watermark_key.as_bytes()).arg(FIELD_KEYS.as_bytes()).arg(pattern.as_bytes());
         commands.end_row();
-        let offset = rebuild.base.unwrap_or(self.mark.offset);
+        let end = rebuild.end(self.source.partition_count(self.settings.spec.table));
+        let offset = end.unwrap_or(self.mark.offset);
         let to = Watermark { phase: Phase::Live, offset, sub: 0, ..self.mark.clone() };
         self.send(to, commands, 0, Vec::new(), now);
     }

@@ -23,7 +23,9 @@ pub const WITNESSES_MIN: u64 = 8;
 pub struct Rebuild {
     stage: Stage,
     /// Sealed offset of the first page, for a log what it has told: everything after it is still to come.
-    pub base: Option<Offset>,
+    base: Option<Offset>,
+    /// What an earlier rebuild that was cut short had begun at.
+    begun: Option<Offset>,
     /// Redis keys written so far.
     pub touched: Touched,
     witnesses: u64,
@@ -50,7 +52,16 @@ pub enum Stage {
 
 impl Rebuild {
     /// `was_there`: something of this view may be in Redis. `old`: the pattern that it was written under. `told`: how far a log is.
-    pub fn new(placement: &Placement, spec: &ViewSpec, was_there: bool, old: Option<Pattern>, ledger: String, told: Offset) -> Rebuild {
+    /// `begun`: what an earlier rebuild that was cut short had begun at.
+    pub fn new(
+        placement: &Placement,
+        spec: &ViewSpec,
+        was_there: bool,
+        old: Option<Pattern>,
+        ledger: String,
+        told: Offset,
+        begun: Option<Offset>,
+    ) -> Rebuild {
         let scan = Stage::Scan { after: None };
         let entries = Stage::Entries { ledger, cursor: 0 };
         let mut patterns: Vec<Pattern> = placement.pattern().into_iter().cloned().chain(old).collect();
@@ -69,7 +80,8 @@ impl Rebuild {
         };
         stages.reverse();
         let stage = stages.pop().unwrap_or(Stage::Finish);
-        Rebuild { stage, base: is_log.then_some(told), touched: Touched::default(), witnesses: 0, has_stranger: false, after: stages }
+        let (base, begun) = if is_log { (Some(told), None) } else { (None, begun) };
+        Rebuild { stage, base, begun, touched: Touched::default(), witnesses: 0, has_stranger: false, after: stages }
     }
 
     /// What is to be done now.
@@ -113,6 +125,15 @@ impl Rebuild {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// How far the view is when all is written. An earlier rebuild may have written rows that have left the table since. Where their
+    /// keys could not be cleared away the changes since it began tell of them, and are to be read once more.
+    pub fn end(&self, partition_count: i32) -> Option<Offset> {
+        match (self.base, self.begun) {
+            (Some(base), Some(begun)) if !self.knows_its_keys(partition_count) => Some(base.min(begun)),
+            (base, _) => base,
         }
     }
 
