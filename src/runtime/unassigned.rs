@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So long nobody must have said that a task is with him before the group is asked: a few heartbeats. Doubled for the second worker by
 /// name, and so on, so that one of them acts.
 const PATIENCE_MS: i64 = 5_000;
+/// A group that knew an owner each time is asked again later and later: doubled so often at most.
+const DOUBLINGS_MAX: u32 = 3;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A round waits for every member; one that is dead is waited for until its session ends.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -84,6 +86,7 @@ impl UnassignedThread {
             here,
             peers,
             missing_since: BTreeMap::new(),
+            in_vain: 0,
             enforced: app.metrics.counter(&ENFORCED_REBALANCES, &[]),
             stop: stop.clone(),
         };
@@ -125,6 +128,8 @@ struct Look {
     peers: Arc<Peers>,
     /// Tasks that nobody has said to have, since when.
     missing_since: BTreeMap<TaskId, Time>,
+    /// Times in a row that the group was asked and had forgotten nothing.
+    in_vain: u32,
     enforced: Counter,
     stop: Arc<AtomicBool>,
 }
@@ -132,7 +137,8 @@ struct Look {
 impl Look {
     /// Says whether it made the group rebalance.
     fn once(&mut self, now: Time) -> Result<bool, LogError> {
-        let patience_ms = PATIENCE_MS.saturating_mul(1 + self.peers.before(&self.worker, now) as i64);
+        let before = self.peers.before(&self.worker, now) as i64;
+        let patience_ms = (PATIENCE_MS << self.in_vain.min(DOUBLINGS_MAX)).saturating_mul(1 + before);
         let missing = self.overdue(now, patience_ms);
         if missing.is_empty() {
             return Ok(false);
@@ -144,8 +150,10 @@ impl Look {
         let unassigned = unassigned.into_iter().filter_map(|partition| self.tasks.get(partition as usize));
         let forgotten: Vec<String> = unassigned.filter(|task| missing.contains(task)).map(ToString::to_string).collect();
         if forgotten.is_empty() {
+            self.in_vain += 1;
             return Ok(false);
         }
+        self.in_vain = 0;
         warn!(
             tasks = %forgotten.join(" "),
             "the group is at rest and nobody has these tasks (a worker died in the middle of a rebalance); making it rebalance"
@@ -160,6 +168,9 @@ impl Look {
         let (here, elsewhere) = (self.here.tasks(), self.peers.tasks(now));
         let missing = self.tasks.iter().filter(|task| !here.contains(task) && !elsewhere.contains(&task.to_string()));
         self.missing_since = missing.map(|task| (*task, self.missing_since.get(task).copied().unwrap_or(now))).collect();
+        if self.missing_since.is_empty() {
+            self.in_vain = 0;
+        }
         self.missing_since.iter().filter(|(_, since)| now >= since.plus_ms(patience_ms)).map(|(task, _)| *task).collect()
     }
 }
@@ -217,6 +228,7 @@ mod tests {
                 here: here.clone(),
                 peers: Arc::new(Peers::default()),
                 missing_since: BTreeMap::new(),
+                in_vain: 0,
                 enforced: Metrics::new().counter(&ENFORCED_REBALANCES, &[]),
                 stop: Arc::default(),
             };
@@ -324,10 +336,19 @@ mod tests {
         let mut first = world.member("w1-0");
         agree(&mut *first);
         drop(first);
-        for ms in (0..9_000).step_by(1_000) {
-            assert!(!world.once(ms));
+        let mut asked = Vec::new();
+        for second in 0..160 {
+            let before = world.look.in_vain;
+            assert!(!world.once(second * 1_000));
+            if world.look.in_vain > before {
+                asked.push(second);
+            }
         }
         assert_eq!((world.look.enforced.get(), world.given()), (0, vec![4]));
+        assert_eq!(asked, [5, 16, 37, 78, 119], "the group is asked less and less often");
+        *world.here.0.lock().unwrap() = (0..TASKS).map(task).collect();
+        world.once(160_000);
+        assert_eq!(world.look.in_vain, 0, "all is well again");
     }
 
     #[test]
