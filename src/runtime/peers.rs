@@ -177,7 +177,8 @@ pub fn refuse_rival(log: &dyn Log, me: &Me, clock: &dyn Clock) -> Result<(), Str
     };
     let Ok((Some(rival), next)) = latest(Offset(0)) else { return Ok(()) };
     let is_recent = clock.now().0 - rival.at < BELIEVED_MS;
-    let is_dead = rival.host == me.host && !std::path::Path::new(&format!("/proc/{}", rival.process)).exists();
+    // Where no process can be seen, not even ourselves, nothing is known.
+    let is_dead = rival.host == me.host && program("self").is_some() && program(&rival.process.to_string()).is_none();
     if !is_recent || is_dead {
         return Ok(());
     }
@@ -198,10 +199,17 @@ pub fn refuse_rival(log: &dyn Log, me: &Me, clock: &dyn Clock) -> Result<(), Str
 /// Whether a worker is a process of this machine, of the same program as we are. Its number alone says little: it may be somebody else's by
 /// now, and in a container ours.
 fn is_seen_here(rival: &Presence, me: &Me) -> bool {
-    let program = |process: &str| std::fs::read_to_string(format!("/proc/{process}/comm")).ok();
     rival.host == me.host
         && rival.process != me.process
         && program(&rival.process.to_string()).is_some_and(|rival| program("self") == Some(rival))
+}
+
+/// What a process of this machine is called; none if there is no such process, or it has ended and nobody has asked how (a zombie).
+fn program(process: &str) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (before, after) = stat.rsplit_once(')')?;
+    let has_ended = after.trim_start().starts_with(['Z', 'X']);
+    (!has_ended).then(|| before.split_once('(').map(|(_, name)| name.to_owned()))?
 }
 
 fn refusal(worker: &Name, rival: &Presence) -> String {
@@ -405,10 +413,13 @@ mod tests {
         assert!(!is_seen_here(&rival("elsewhere", same.id()), &me), "its number is of another machine");
         assert!(!is_seen_here(&rival("h", other.id()), &me), "another program has the number now");
         assert!(!is_seen_here(&rival("h", me.process), &me), "that is ourselves, as in every new container");
-        for child in [&mut same, &mut other] {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        same.kill().unwrap();
+        other.kill().unwrap();
+        wait_until("the process has ended, though nobody has asked how", || program(&same.id().to_string()).is_none());
+        assert!(std::path::Path::new(&format!("/proc/{}", same.id())).exists());
+        assert!(!is_seen_here(&rival("h", same.id()), &me), "it has ended");
+        same.wait().unwrap();
+        other.wait().unwrap();
         assert!(!is_seen_here(&rival("h", same.id()), &me), "it is gone");
         std::fs::remove_dir_all(&folder).unwrap();
     }
