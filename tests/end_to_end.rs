@@ -235,11 +235,8 @@ impl World {
     }
 
     fn wait_for_tasks(&mut self, what: &str, workers: &[usize]) {
-        wait_for(what, LONG, || {
-            workers.iter().for_each(|&at| self.workers[at].check_alive());
-            let running: BTreeSet<i32> = workers.iter().flat_map(|&at| self.workers[at].running()).collect();
-            (running.len() == PARTITIONS as usize).then_some(())
-        });
+        let chosen = self.workers.iter_mut().enumerate().filter(|(at, _)| workers.contains(at));
+        wait_for_tasks(what, &mut chosen.map(|(_, worker)| worker).collect::<Vec<_>>());
     }
 
     fn tell_readers(&self) {
@@ -360,7 +357,7 @@ fn a_killed_worker_is_back_with_its_state_in_seconds() {
     for _ in 0..3 {
         shop.wait_until_committed(LONG);
         // Not in the middle of a rebalance, which is another test's: this one is about the time that a restart takes.
-        wait_for("all tasks to run", LONG, || (worker.running().len() == PARTITIONS as usize).then_some(()));
+        wait_for_tasks("all tasks to run", &mut [&mut worker]);
         let follower = shop.kafka.follow(&shop.card, PARTITIONS, See::Committed);
         worker.kill();
         let event = events.newest();
@@ -381,6 +378,15 @@ fn a_killed_worker_is_back_with_its_state_in_seconds() {
     shop.remove();
 }
 
+/// Until every task runs in one of these workers, none of which may end meanwhile.
+fn wait_for_tasks(what: &str, workers: &mut [&mut Worker]) {
+    wait_for(what, LONG, || {
+        workers.iter_mut().for_each(|worker| worker.check_alive());
+        let running: BTreeSet<i32> = workers.iter().flat_map(|worker| worker.running()).collect();
+        (running.len() == PARTITIONS as usize).then_some(())
+    });
+}
+
 fn name_in(value: &[u8]) -> String {
     serde_json::from_slice::<serde_json::Value>(value).unwrap()["name"].to_string()
 }
@@ -396,7 +402,7 @@ fn tasks_that_a_killed_worker_owed_to_its_group_find_an_owner() {
     let shop = Shop::new("owed", &brokers, &redis);
     let (mut first, mut second) = (Worker::new("w1", 1, &shop.setting), Worker::new("w2", 1, &shop.setting));
     first.start();
-    wait_for("the first to have all tasks", LONG, || (first.running().len() == PARTITIONS as usize).then_some(()));
+    wait_for_tasks("the first to have all tasks", &mut [&mut first]);
     first.kill();
     // In its place and under its name somebody who is asked to give tasks up, and dies before he answers.
     let mut owner = Member::join(&brokers, &shop.app, "w1-0");
@@ -407,7 +413,7 @@ fn tasks_that_a_killed_worker_owed_to_its_group_find_an_owner() {
     std::mem::forget(owner);
     let started = Instant::now();
     first.start();
-    wait_for("every task to run", LONG, || (first.running().len() + second.running().len() == PARTITIONS as usize).then_some(()));
+    wait_for_tasks("every task to run", &mut [&mut first, &mut second]);
     let took = started.elapsed();
     println!("every task runs {took:?} after the restart of the worker that owed some");
     assert!(took < FORGOTTEN_MAX, "it took {took:?}");

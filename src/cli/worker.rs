@@ -13,7 +13,7 @@ use crate::config::secret::Secret;
 use crate::http::{HttpLimits, HttpOptions, Server};
 use crate::log::Log;
 use crate::metrics::{self, Metrics};
-use crate::model::{Clock, Name};
+use crate::model::Clock;
 use crate::runtime::answers::{ChangeFeed, WorkerAnswers};
 use crate::runtime::feed::ViewFeed;
 use crate::runtime::observe::Observer;
@@ -132,7 +132,7 @@ impl RunningWorker {
         let peers = Arc::new(Peers::default());
         let answers = Arc::new(WorkerAnswers::new(&app, rows, crew.handle(), peers.clone(), views.clone()));
         app.observers.push(Arc::new(ChangeFeed::of(&answers)));
-        let server = start_http(&app.plan.topology.app, &parts, runtime, answers)?;
+        let server = start_http(&parts, runtime, answers)?;
         parts.metrics.before_text(|shown| {
             if let Some(bytes) = resident_bytes() {
                 shown.gauge(&metrics::RESIDENT_BYTES, &[]).set(bytes as i64);
@@ -222,10 +222,10 @@ impl RunningWorker {
         let end = Instant::now() + within;
         let left = || end.saturating_duration_since(Instant::now());
         runtime.block_on(self.server.stop(HTTP_GRACE.min(within / 10)));
-        self.unassigned.stop(left() / 4);
         // What comes after the threads gets a quarter of the time that is left.
         let stopped = self.worker.stop(left() * 3 / 4);
         self.watch.stop();
+        self.unassigned.stop(left() / 4);
         self.peers.stop(left() / 3);
         if let Some(views) = self.views
             && !views.shutdown(left() / 2)
@@ -256,14 +256,9 @@ fn start_views(
     views.map(|views| Some(Arc::new(views) as Arc<dyn ViewPublisher>)).map_err(|bad| bad.to_string())
 }
 
-fn start_http(
-    app: &Name,
-    parts: &WorkerParts<'_>,
-    runtime: &tokio::runtime::Runtime,
-    answers: Arc<WorkerAnswers>,
-) -> Result<Server, String> {
-    let listen = parts.http_listen;
-    let options = HttpOptions { app: app.clone(), listen, tokens: parts.http_tokens.clone(), limits: HttpLimits::default() };
+fn start_http(parts: &WorkerParts<'_>, runtime: &tokio::runtime::Runtime, answers: Arc<WorkerAnswers>) -> Result<Server, String> {
+    let (app, listen) = (parts.plan.topology.app.clone(), parts.http_listen);
+    let options = HttpOptions { app, listen, tokens: parts.http_tokens.clone(), limits: HttpLimits::default() };
     let started = runtime.block_on(Server::start(options, answers, parts.metrics.clone()));
     started.map_err(|error| format!("cannot listen on {listen} (`http.listen`): {error}; choose another port, or 0 for a free one"))
 }

@@ -3,11 +3,13 @@
 //! `thread` is the only loop (poll, process, tick, commit); `task` a sub-topology on a partition; `commit` what one commit makes
 //! true together; `restore` brings a task's state up to its changelog; `assignment` turns events of the task topic into tasks;
 //! `start` checks the cluster against the plan; `fault` says how each thing that goes wrong is answered; `watch` looks whether the
-//! topics are still what they were, `unassigned` whether every task has an owner; `queries` is what HTTP may ask, `changes` what it tells to those who listen;
-//! `gauges` what a thread tells of itself in metrics.
+//! topics are still what they were, `unassigned` whether every task has an owner, `peers` who else is there, each on a thread of its
+//! own (`background`); `queries` is what HTTP may ask, `changes` what it tells to those who listen; `gauges` what a thread tells of
+//! itself in metrics.
 
 pub mod answers;
 pub mod assignment;
+mod background;
 pub mod buffer;
 pub mod changes;
 pub mod commit;

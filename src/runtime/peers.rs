@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::log::{Input, Log, LogError, Outgoing, ProducerSettings};
 use crate::model::{Clock, Headers, Name, Offset, TaskId, Time};
+use crate::runtime::background::Background;
 use crate::runtime::rows::HasTasks;
 use crate::topology::names;
 
@@ -26,8 +26,6 @@ const RIVAL_WAIT: Duration = Duration::from_millis(2500);
 /// How often it is looked meanwhile.
 const RIVAL_LOOK: Duration = Duration::from_millis(250);
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether the thread has ended.
-const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// What a worker says of itself. JSON; fields may be added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,6 +41,13 @@ pub struct Presence {
     pub tasks: Vec<String>,
     /// Wall clock of the heartbeat, milliseconds.
     pub at: i64,
+}
+
+impl Presence {
+    /// Whether it was said lately.
+    fn is_believed(&self, now: Time) -> bool {
+        now.0 - self.at < BELIEVED_MS
+    }
 }
 
 /// What is known of the other workers.
@@ -70,7 +75,7 @@ impl Peers {
     pub fn owner(&self, task: TaskId, now: Time) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let task = task.to_string();
-        let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS && !presence.endpoint.is_empty());
+        let believed = known.values().filter(|presence| presence.is_believed(now) && !presence.endpoint.is_empty());
         believed
             .filter(|presence| presence.tasks.contains(&task))
             .max_by_key(|presence| presence.at)
@@ -115,7 +120,7 @@ impl Peers {
     pub fn owners(&self, subtopology: u32, now: Time) -> Vec<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let prefix = format!("{subtopology}_");
-        let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS && !presence.endpoint.is_empty());
+        let believed = known.values().filter(|presence| presence.is_believed(now) && !presence.endpoint.is_empty());
         believed
             .filter(|presence| presence.tasks.iter().any(|task| task.starts_with(&prefix)))
             .map(|presence| presence.endpoint.clone())
@@ -125,14 +130,14 @@ impl Peers {
     /// The tasks of those who have said lately that they are there, as `<sub-topology>_<partition>`.
     pub fn tasks(&self, now: Time) -> BTreeSet<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let believed = known.values().filter(|presence| now.0 - presence.at < BELIEVED_MS);
+        let believed = known.values().filter(|presence| presence.is_believed(now));
         believed.flat_map(|presence| presence.tasks.iter().cloned()).collect()
     }
 
     /// How many of those who are there come before a worker, by name: where one of all is to act, it is the first.
     pub fn before(&self, worker: &Name, now: Time) -> usize {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().filter(|(name, presence)| name.as_str() < worker.as_str() && now.0 - presence.at < BELIEVED_MS).count()
+        known.iter().filter(|(name, presence)| name.as_str() < worker.as_str() && presence.is_believed(now)).count()
     }
 
     pub(super) fn hear(&self, worker: &str, presence: Option<Presence>) {
@@ -145,10 +150,7 @@ impl Peers {
 }
 
 /// The thread that speaks and listens.
-pub struct PeerThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
+pub struct PeerThread(Background);
 
 /// Who we are.
 #[derive(Clone)]
@@ -176,10 +178,9 @@ pub fn refuse_rival(log: &dyn Log, me: &Me, clock: &dyn Clock) -> Result<(), Str
         Ok((found, next))
     };
     let Ok((Some(rival), next)) = latest(Offset(0)) else { return Ok(()) };
-    let is_recent = clock.now().0 - rival.at < BELIEVED_MS;
     // Where no process can be seen, not even ourselves, nothing is known.
     let is_dead = rival.host == me.host && program("self").is_some() && program(&rival.process.to_string()).is_none();
-    if !is_recent || is_dead {
+    if !rival.is_believed(clock.now()) || is_dead {
         return Ok(());
     }
     // On a busy machine a heartbeat comes late. Of a process that is there it is awaited for as long as its last one is believed.
@@ -261,32 +262,22 @@ impl PeerThread {
         peers: Arc<Peers>,
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<PeerThread> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = Builder::new().name("peers".into()).spawn(move || {
+        let thread = Background::start("peers", move |stop| {
             peers.begin(clock.now());
-            while !told.load(Ordering::Relaxed) && peers.rival(&me.worker).is_none() {
-                if let Err(error) = speak(log.as_ref(), &me, &endpoint, tasks.as_ref(), &peers, clock.as_ref(), &told) {
+            while !stop.load(Ordering::Relaxed) && peers.rival(&me.worker).is_none() {
+                if let Err(error) = speak(log.as_ref(), &me, &endpoint, tasks.as_ref(), &peers, clock.as_ref(), stop) {
                     debug!(%error, "the workers' topic is out of reach");
                     peers.failed(&error);
                     std::thread::park_timeout(HEARTBEAT);
                 }
             }
         })?;
-        Ok(PeerThread { stop, thread })
+        Ok(PeerThread(thread))
     }
 
     /// Takes its word back and ends. While the cluster is away it cannot: the others stop to believe it by themselves.
     pub fn stop(self, within: Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-        let end = Instant::now() + within;
-        while !self.thread.is_finished() && Instant::now() < end {
-            self.thread.thread().unpark();
-            std::thread::park_timeout(STOP_LOOK);
-        }
-        if self.thread.is_finished() && self.thread.join().is_err() {
-            warn!("the thread of the workers' topic panicked; this is a bug");
-        }
+        self.0.stop(within);
     }
 }
 

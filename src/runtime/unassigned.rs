@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
@@ -17,6 +16,7 @@ use tracing::{debug, warn};
 use crate::log::{Event, GroupSettings, Log, LogError, LogErrorKind};
 use crate::metrics::{Counter, ENFORCED_REBALANCES};
 use crate::model::{Name, TaskId, Time};
+use crate::runtime::background::Background;
 use crate::runtime::peers::Peers;
 use crate::runtime::rows::HasTasks;
 use crate::runtime::start::App;
@@ -35,8 +35,6 @@ const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// One wait for the group.
 const POLL: Duration = Duration::from_millis(50);
-/// How often it is looked whether the thread has ended.
-const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// Makes the group of an app assign all its tasks anew: a guest joins, which is subscribed to another topic than the tasks, and leaves
 /// when the round is over. Whoever has a fair share keeps it. Ends early when `stop` becomes true.
@@ -65,10 +63,7 @@ pub fn enforce_rebalance(log: &dyn Log, app: &Name, session_timeout: Duration, s
 }
 
 /// The thread that looks.
-pub struct UnassignedThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
+pub struct UnassignedThread(Background);
 
 impl UnassignedThread {
     /// `here` says which tasks this worker has, `peers` which ones the others have.
@@ -76,7 +71,6 @@ impl UnassignedThread {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(app: &App, here: Arc<dyn HasTasks>, peers: Arc<Peers>) -> std::io::Result<UnassignedThread> {
-        let stop = Arc::new(AtomicBool::new(false));
         let mut look = Look {
             log: app.log.clone(),
             app: app.plan.topology.app.clone(),
@@ -88,32 +82,23 @@ impl UnassignedThread {
             missing_since: BTreeMap::new(),
             in_vain: 0,
             enforced: app.metrics.counter(&ENFORCED_REBALANCES, &[]),
-            stop: stop.clone(),
         };
         let clock = app.clock.clone();
-        let thread = Builder::new().name("unassigned".into()).spawn(move || {
-            while !look.stop.load(Ordering::Relaxed) {
-                if let Err(error) = look.once(clock.now()) {
+        let thread = Background::start("unassigned", move |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                if let Err(error) = look.once(clock.now(), stop) {
                     // The stream threads tell it, too, and louder.
                     debug!(%error, "cannot look after tasks that nobody has");
                 }
                 std::thread::park_timeout(LOOK_EVERY);
             }
         })?;
-        Ok(UnassignedThread { stop, thread })
+        Ok(UnassignedThread(thread))
     }
 
-    /// Ends it, unless the cluster keeps it from ending: then it is left behind, for it holds nothing that is needed.
+    /// Ends it, unless the cluster keeps it from ending: then it is left behind.
     pub fn stop(self, within: Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        let end = Instant::now() + within;
-        while !self.thread.is_finished() && Instant::now() < end {
-            std::thread::park_timeout(STOP_LOOK);
-        }
-        if self.thread.is_finished() && self.thread.join().is_err() {
-            warn!("the thread that looks after tasks that nobody has panicked; this is a bug");
-        }
+        self.0.stop(within);
     }
 }
 
@@ -131,12 +116,11 @@ struct Look {
     /// Times in a row that the group was asked and had forgotten nothing.
     in_vain: u32,
     enforced: Counter,
-    stop: Arc<AtomicBool>,
 }
 
 impl Look {
     /// Says whether it made the group rebalance.
-    fn once(&mut self, now: Time) -> Result<bool, LogError> {
+    fn once(&mut self, now: Time, stop: &AtomicBool) -> Result<bool, LogError> {
         let before = self.peers.before(&self.worker, now) as i64;
         let patience_ms = (PATIENCE_MS << self.in_vain.min(DOUBLINGS_MAX)).saturating_mul(1 + before);
         let missing = self.overdue(now, patience_ms);
@@ -159,7 +143,7 @@ impl Look {
             "the group is at rest and nobody has these tasks (a worker died in the middle of a rebalance); making it rebalance"
         );
         self.enforced.inc();
-        enforce_rebalance(self.log.as_ref(), &self.app, self.session_timeout, &self.stop)?;
+        enforce_rebalance(self.log.as_ref(), &self.app, self.session_timeout, stop)?;
         Ok(true)
     }
 
@@ -230,7 +214,6 @@ mod tests {
                 missing_since: BTreeMap::new(),
                 in_vain: 0,
                 enforced: Metrics::new().counter(&ENFORCED_REBALANCES, &[]),
-                stop: Arc::default(),
             };
             World { cluster, here, look }
         }
@@ -248,7 +231,7 @@ mod tests {
         }
 
         fn once(&mut self, ms: i64) -> bool {
-            self.look.once(START.plus_ms(ms)).unwrap()
+            self.look.once(START.plus_ms(ms), &AtomicBool::new(false)).unwrap()
         }
 
         /// Tasks of each member, as the group has them.
@@ -357,7 +340,7 @@ mod tests {
         let _members = forgotten(&world);
         world.look.log = Arc::new(Away);
         assert!(!world.once(0));
-        let error = world.look.once(START.plus_ms(PATIENCE_MS)).unwrap_err();
+        let error = world.look.once(START.plus_ms(PATIENCE_MS), &AtomicBool::new(false)).unwrap_err();
         assert_eq!(error.kind, LogErrorKind::Unreachable, "{error}");
         world.look.log = world.cluster.log();
         assert!(!world.once(PATIENCE_MS + 1), "the tasks have their time again");

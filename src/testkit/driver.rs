@@ -206,15 +206,20 @@ impl Driver {
     /// When a worker stops, or does not come to rest.
     pub fn process(&mut self) -> Result<(), DriverError> {
         for _ in 0..TURNS_MAX {
-            let mut is_busy = false;
-            for alive in self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()) {
-                is_busy |= alive.turn()?;
-            }
-            if !is_busy && !self.remind_group()? {
+            if !self.turn()? && !self.remind_group()? {
                 return Ok(());
             }
         }
         Err(DriverError(format!("the workers did not come to rest in {TURNS_MAX} turns")))
+    }
+
+    /// One turn of every worker. Returns whether something is still to be done.
+    fn turn(&mut self) -> Result<bool, DriverError> {
+        let mut is_busy = false;
+        for alive in self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()) {
+            is_busy |= alive.turn()?;
+        }
+        Ok(is_busy)
     }
 
     /// What a worker does about tasks that nobody has (`runtime/unassigned`), when all are at rest. Says whether there were any.
@@ -283,15 +288,9 @@ impl Driver {
     /// # Errors
     /// As [`Driver::process`].
     pub fn crash_in_rebalance(&mut self, workers: usize, turns: usize) -> Result<(), DriverError> {
-        for number in 0..workers {
-            if self.workers.get(&number).is_none_or(|worker| worker.alive.is_none()) {
-                self.start_worker(number)?;
-            }
-        }
+        self.start_missing(workers)?;
         for _ in 0..turns {
-            for alive in self.workers.values_mut().filter_map(|worker| worker.alive.as_mut()) {
-                alive.turn()?;
-            }
+            self.turn()?;
         }
         self.crash()
     }
@@ -301,11 +300,7 @@ impl Driver {
     /// # Errors
     /// As [`Driver::process`].
     pub fn rebalance(&mut self, workers: usize) -> Result<(), DriverError> {
-        for number in 0..workers {
-            if self.workers.get(&number).is_none_or(|worker| worker.alive.is_none()) {
-                self.start_worker(number)?;
-            }
-        }
+        self.start_missing(workers)?;
         let leaving: Vec<usize> = self.workers.range(workers..).map(|(number, _)| *number).collect();
         for number in leaving {
             if let Some(alive) = self.workers.get_mut(&number).and_then(|worker| worker.alive.take()) {
@@ -320,6 +315,16 @@ impl Driver {
             }
         }
         self.process()
+    }
+
+    /// Those of the first `workers` that do not run.
+    fn start_missing(&mut self, workers: usize) -> Result<(), DriverError> {
+        for number in 0..workers {
+            if self.workers.get(&number).is_none_or(|worker| worker.alive.is_none()) {
+                self.start_worker(number)?;
+            }
+        }
+        Ok(())
     }
 
     fn start_worker(&mut self, number: usize) -> Result<(), DriverError> {

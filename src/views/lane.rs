@@ -483,7 +483,7 @@ impl Lane {
             Reading::Watermark(found) => found,
         };
         let is_rival = self.rival.as_ref().is_some_and(|rival| rival.generation == found.generation);
-        let is_ours = found.topic == self.settings.topic && found.view == self.fingerprint && found.phase == Phase::Live;
+        let is_ours = self.is_of_this_view(&found) && found.phase == Phase::Live;
         let is_behind = !is_ours || found.offset < self.sealed;
         if let Some(rival) = self.rival.as_ref().filter(|rival| is_rival && (!is_behind || rival.until > now)) {
             self.error = Some(format!("`{}` writes this view: two workers own the partition, or one is being replaced", rival.generation));
@@ -513,6 +513,11 @@ impl Lane {
         self.error =
             Some(format!("Redis shows offset {}, this worker has {}: waiting for the owner of the partition", found.offset, self.sealed));
         self.give_up(now.plus_ms(HEARTBEAT_MS));
+    }
+
+    /// Whether a watermark is of what this lane writes, by whomever and however far.
+    fn is_of_this_view(&self, found: &Watermark) -> bool {
+        found.topic == self.settings.topic && found.view == self.fingerprint
     }
 
     fn next_generation(&self, found: Option<&Watermark>, now: Time) -> Generation {
@@ -642,9 +647,8 @@ impl Lane {
             _ => None,
         };
         let generation = self.next_generation(found.as_ref(), now);
-        let is_same = |found: &&Watermark| found.topic == self.settings.topic && found.view == self.fingerprint;
-        let begun = found.as_ref().filter(is_same).filter(|found| found.phase == Phase::Rebuild && found.offset <= self.sealed);
-        let begun = begun.map(|found| found.offset);
+        let is_cut_short = |found: &&Watermark| self.is_of_this_view(found) && found.phase == Phase::Rebuild && found.offset <= self.sealed;
+        let begun = found.as_ref().filter(is_cut_short).map(|found| found.offset);
         let to = Watermark {
             topic: self.settings.topic.clone(),
             view: self.fingerprint.clone(),

@@ -174,16 +174,16 @@ fn next_group_event(member: &mut Membership, state: &mut Coordinator) -> Result<
             if group.members.is_empty() {
                 group.task_topic = Some(settings.task_topic.clone());
             }
-            let Some(topic) = state.topic_of.get(&settings.task_topic) else {
+            if !state.topic_of.contains_key(&settings.task_topic) {
                 let is_first = !std::mem::replace(&mut member.has_told_missing_topic, true);
                 return Ok(is_first.then(|| Event::Problem(missing_topic(&settings.task_topic, "subscribe to the tasks"))));
-            };
+            }
+            let tasks = group.task_topic.as_ref().and_then(|name| state.topic_of.get(name));
+            let partitions = tasks.map_or(0, |topic| state.topics[*topic].partitions.len() as i32);
             let number = if group.task_topic.as_ref() == Some(&settings.task_topic) {
-                let partitions = state.topics[*topic].partitions.len() as i32;
                 group.join(settings.instance_id.clone(), settings.session_timeout, partitions)
             } else {
-                let tasks = group.task_topic.as_ref().and_then(|name| state.topic_of.get(name));
-                group.join_as_guest(settings.session_timeout, tasks.map_or(0, |topic| state.topics[*topic].partitions.len() as i32))
+                group.join_as_guest(settings.session_timeout, partitions)
             };
             member.number = Some(number);
             number

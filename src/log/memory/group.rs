@@ -27,6 +27,12 @@ pub(super) struct Member {
     crashed_at: Option<Time>,
 }
 
+impl Member {
+    fn new(instance: Option<Name>, session_timeout: Duration) -> Member {
+        Member { instance, is_guest: false, owned: BTreeSet::new(), target: BTreeSet::new(), session_timeout, crashed_at: None }
+    }
+}
+
 /// What a member has to be told next.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Change {
@@ -63,8 +69,7 @@ impl Group {
         self.members_ever += 1;
         let number = self.members_ever;
         let predecessor = instance.as_ref().and_then(|name| self.member_of_instance(name));
-        let mut member =
-            Member { instance, is_guest: false, owned: BTreeSet::new(), target: BTreeSet::new(), session_timeout, crashed_at: None };
+        let mut member = Member::new(instance, session_timeout);
         match predecessor.and_then(|old| self.members.remove(&old)) {
             Some(old) => {
                 let owed: BTreeSet<i32> = old.owned.difference(&old.target).copied().collect();
@@ -84,9 +89,7 @@ impl Group {
     /// Adds a member that has no share, for it is subscribed to another topic. Its coming is a change all the same.
     pub(super) fn join_as_guest(&mut self, session_timeout: Duration, partitions: i32) -> u64 {
         self.members_ever += 1;
-        let (owned, target) = (BTreeSet::new(), BTreeSet::new());
-        let guest = Member { instance: None, is_guest: true, owned, target, session_timeout, crashed_at: None };
-        self.members.insert(self.members_ever, guest);
+        self.members.insert(self.members_ever, Member { is_guest: true, ..Member::new(None, session_timeout) });
         self.rebalance(partitions);
         self.members_ever
     }
